@@ -1,0 +1,44 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/tokenizer.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/release.smk"
+
+
+localrules:
+    all,
+    corpus,
+    data,
+    download,
+
+
+rule all:
+    """Everything: corpora, tokenizers, token shards, models, their evaluation and export."""
+    default_target: True
+    input:
+        split_summaries(),
+        tokenizer_files(),
+        shard_manifests(),
+        exports(),
+
+
+rule corpus:
+    """Documents of every corpus, cleaned and split into train, valid and test."""
+    input:
+        split_summaries(),
+
+
+rule data:
+    """Tokenizers, and every corpus as token shards."""
+    input:
+        split_summaries(),
+        tokenizer_files(),
+        shard_manifests(),

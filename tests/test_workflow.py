@@ -1,0 +1,201 @@
+"""The workflow as a user meets it: what it makes, on any number of cores, after mistakes and after being killed."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from jalm.formats import documents
+
+DATA = ("results/extract", "results/segment", "results/filter", "results/dedup", "results/split", "results/shard")
+
+
+def documents_of(workflow, stage: str, corpus: str = "jawiki-20261001") -> list[dict]:
+    """All documents that a stage made of a corpus."""
+    paths = sorted((workflow.work / "results" / stage / corpus).glob("*.jsonl.zst"))
+    return [document for path in paths for document in documents.read(path)]
+
+
+def test_each_article_of_the_wiki_is_on_one_side_and_redirects_and_disambiguations_are_gone(finished):
+    extracted = documents_of(finished, "extract")
+    titles = {document["title"] for document in extracted}
+    assert {"月", "京都市", "俳句"} <= titles
+    assert not {"さくら", "府中", "夕顔"} & titles  # disambiguation pages
+    sides = [
+        document["id"]
+        for side in ("train", "valid", "test")
+        for path in (finished.work / "results" / "split" / "jawiki-20261001" / side).glob("*.jsonl.zst")
+        for document in documents.read(path)
+    ]
+    assert sorted(sides) == sorted(document["id"] for document in extracted)
+    assert len(extracted) == 60
+
+
+def test_an_article_is_on_the_same_side_in_the_next_dump(finished):
+    finished.run("corpus", "--config", "dump_date=20261101")
+
+    def sides(date):
+        root = finished.work / "results" / "split" / f"jawiki-{date}"
+        return {d["id"]: p.parent.name for p in root.glob("*/*.jsonl.zst") for d in documents.read(p)}
+
+    before, after = sides("20261001"), sides("20261101")
+    assert len(before.keys() - after.keys()) == 1  # 学校 was deleted
+    assert len(after.keys() - before.keys()) == 6
+    assert all(after[article] == side for article, side in before.items() if article in after)
+
+
+def test_results_are_the_same_bytes_on_one_core_and_on_two(finished, tmp_path):
+    other = finished.elsewhere(tmp_path / "one")
+    other.run("data", cores=1)
+    made = other.files(*DATA)
+    assert len(made) > 40
+    assert made.items() <= finished.files(*DATA).items()
+
+
+def test_an_exported_folder_loads_by_its_path_alone(finished):
+    from transformers import pipeline
+
+    folder = finished.work / "results" / "export"
+    masks = pipeline("fill-mask", model=str(folder / "roberta-tiny-20261001"))("江戸[MASK]代は")
+    assert len(masks) == 5
+    text = pipeline("text-generation", model=str(folder / "gpt2-tiny-20261001"))("日本の", max_new_tokens=5)
+    assert text[0]["generated_text"].startswith("日本の")
+
+
+def test_a_text_corpus_beside_the_wiki_goes_the_same_way(finished, tmp_path):
+    other = finished.elsewhere(tmp_path / "text")
+    text = [f"これは{n}番目の文書である。「なるほど。」と彼は言った。{'文' * n}。" for n in range(1, 200)]
+    text.append(text[0].replace("1", "１"))  # the same but for its width
+    (other.work / "memo.txt").write_text("\n\n".join(text), encoding="utf-8")
+    corpus = "{source: text, paths: [memo.txt], parts: 3, license: CC0-1.0}"
+    options = [
+        f"corpora={{jawiki: null, memo: {corpus}}}",
+        "tokenizers={unigram-4k: null}",
+        "filter={min_characters: 10}",
+    ]
+    other.run("corpus", "--config", *options, "models={gpt2-tiny: null, roberta-tiny: null}")
+    assert len(documents_of(other, "import_text", "memo")) == 200
+    dropped = list(documents.read(other.work / "results" / "dedup" / "memo" / "drop.jsonl.zst"))
+    assert len(dropped) == 1
+    summary = json.loads((other.work / "results" / "split" / "memo" / "summary.json").read_text())
+    assert sum(side["documents"] for side in summary.values()) == 199
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["tokenisers={}"], "tokenisers is not a known key; did you mean tokenizers?"),
+        (
+            ["segment={dictionnary: unidic}"],
+            "--config: segment.dictionnary is not a known key; did you mean dictionary?",
+        ),
+        (["models={gpt2-tiny: {tokenizer: unigram-8k}}"], "'unigram-8k', which is not one of: unigram-4k"),
+        (
+            ["models={gpt2-tiny: {preset: gpt2-smal}}"],
+            "models.gpt2-tiny.preset is 'gpt2-smal', which is not one of: gpt2-small",
+        ),
+        (["models={gpt2-tiny: {corpora: {wiki: 1}}}"], "'wiki', which is not one of: jawiki"),
+        (["models={gpt2-tiny: {per_device_train_batch_size: 5}}"], "global_batch_size 16 does not divide"),
+        (["models={gpt2-tiny: {config: {n_layers: 3}}}"], "n_layers is '3': not a known key; did you mean n_layer?"),
+        (["dump_date=latest"], "jawiki: 20261001 complete, 20261101 complete"),
+        (["dump_date=20261301"], "no date YYYYMMDD"),
+        (["pin={tokenizer: '20260901'}"], "there is no results/train_tokenizer/unigram-4k-20260901/spm.model"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_clear_message_before_anything_runs(finished, options, message):
+    ran = finished.snakemake("--config", *options)
+    assert ran.status != 0
+    assert message in ran.output
+    assert "Traceback" not in ran.output
+    assert ran.rules == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["dump_date=20260901"],
+            "download: dump_date is 20260901, which dumps does not have; it has: 20261001, 20261101",
+        ),
+        (["tokenizers={unigram-4k: {vocab_size: 90000}}"], "train_tokenizer: vocab_size 90000 is too large"),
+        (["split={valid_fraction: 0.0001}"], "split_summary: valid would be empty"),
+        (["segment={dictionary: nowhere}"], "segment: "),
+    ],
+)
+def test_a_mistake_that_a_job_finds_is_shown_with_the_failed_job(finished, tmp_path, options, message):
+    other = finished.elsewhere(tmp_path / "mistake")
+    ran = other.snakemake("data", "--config", *options)
+    assert ran.status != 0
+    assert message in ran.output
+    assert not [path for path in other.files("results", "resources") if path.endswith(".partial")]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_a_damaged_dump_is_refused(finished, tmp_path, damage):
+    other = finished.elsewhere(tmp_path / damage)
+    dump = next((other.work / "dumps/jawiki/20261001").glob("*multistream.xml.bz2"))
+    content = dump.read_bytes()
+    dump.write_bytes(content[:-9000] if damage == "truncated" else content[:5000] + b"\0" + content[5001:])
+    ran = other.snakemake("corpus")
+    assert ran.status != 0
+    assert ("ends after" if damage == "truncated" else f"sha1 of {dump.name} is") in ran.output
+    assert not (other.work / "resources/jawiki-20261001/dump.xml.bz2").exists()
+
+
+# ---- being killed
+
+
+def killed_when(workflow, condition, *args: str) -> None:
+    """Start snakemake and kill -9 it and its jobs as soon as a condition holds."""
+    process = workflow.started(*args, wait=False)
+    try:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert process.poll() is None, process.stdout.read()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("stage", ["extract", "segment"])
+def test_a_data_stage_killed_with_its_workflow_leaves_nothing_that_looks_finished(finished, tmp_path, stage):
+    other = finished.elsewhere(tmp_path / stage)
+    folder = other.work / "results" / stage / "jawiki-20261001"
+    killed_when(other, lambda: any(folder.glob("*.partial")), "data")
+    for path in folder.glob("*.jsonl.zst"):
+        assert path.read_bytes() == (finished.work / path.relative_to(other.work)).read_bytes()
+    other.run("--unlock")
+    other.run("data")
+    made = other.files(*DATA)
+    assert len(made) > 40
+    assert made.items() <= finished.files(*DATA).items()
+
+
+def test_a_training_killed_with_its_workflow_goes_on_from_its_checkpoint(finished, tmp_path):
+    """The loss of every step is the one of the undisturbed run, to the last bit."""
+    other = finished.elsewhere(tmp_path / "killed")
+    model = "results/pretrain/gpt2-tiny-20261001"
+    longer = "{max_steps: 40, save_steps: 5, logging_steps: 1, config: {resid_pdrop: 0.1}}"
+    options = ["--config", f"models={{gpt2-tiny: {longer}}}"]
+    undisturbed = finished.elsewhere(tmp_path / "undisturbed")
+    undisturbed.run(model, *options)
+    killed_when(other, lambda: any(other.work.glob("states/*/*/checkpoints/step-000000010")), model, *options)
+    assert not (other.work / model).exists()
+    other.run("--unlock")
+    other.run(model, *options)
+
+    def losses(workflow):
+        lines = (workflow.work / model / "log.jsonl").read_text().splitlines()
+        return [(r["step"], r.get("loss"), r.get("valid_loss")) for r in map(json.loads, lines)]
+
+    assert "going on from the checkpoint of step" in (other.work / "logs/pretrain/gpt2-tiny-20261001.log").read_text()
+    assert losses(other) == losses(undisturbed)
+    assert len(losses(other)) == 41

@@ -1,0 +1,153 @@
+"""A corpus so small that tests can make a tokenizer, shards and models of it, by the stages themselves."""
+
+import json
+import re
+import shlex
+import signal
+from functools import cached_property
+from pathlib import Path
+
+from jalm.config import SIDES, Evaluate, Export, Generation, NoKnobs, Pretrain, Section, TrainTokenizer, flags
+from jalm.formats import documents
+
+WIKI = Path(__file__).parent / "wiki/20261001"
+
+DIFFICULT = [  # paragraphs that break tokenizers
+    "「え？」と彼は言った。『モーニング娘。』の曲が1,234,567円もするなんて",
+    "ﾊﾝｶｸｶﾅとＺＥＮＫＡＫＵ、①㈱㍿㌖、１０〜２０～３０",
+    "家族👨‍👩‍👧‍👦と𠮷野家で🇯🇵、か\u3099き氷 é e\u0301",
+    "本文に[MASK]や</s>、<0x41>、<pad>と書いた人がいる。",
+    "  行頭の空白　全角の空白  　行末の空白 　",
+    "",
+    "あ" * 3000 + "w" * 3000,
+    "0\0と\t制御文字\u200b\ufeff\u202e、未割り当て\U000e0fff、私用\ue000",
+]
+
+
+class Tiny:
+    """The wiki in tests/wiki as a corpus, and what the stages make of it on first use."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @staticmethod
+    def arguments(section: Section, **options: object) -> list[str]:
+        """Command line of a stage: all knobs of `section`, then its files."""
+        argv = shlex.split(f"{flags(section)} {flags(section, neutral=True)}")
+        for name, value in options.items():
+            argv += ["--" + name.replace("_", "-"), *map(str, value if isinstance(value, list) else [value])]
+        return argv
+
+    @cached_property
+    def documents(self) -> dict[str, list[Path]]:
+        """Two parts of segmented documents for each side; `summary.json` lies beside them."""
+        sources = sorted(WIKI.glob("*.wiki"))
+        texts = [re.sub(r"\[\[(?:[^\]|]*\|)?|\]\]|'{2,}", "", path.read_text(encoding="utf-8")) for path in sources]
+        prose = [[line for line in text.splitlines() if line.endswith("。")] for text in texts]
+        everything = [
+            {"id": number, "title": str(number), "paragraphs": [re.findall(r".*?。|.+$", line) for line in lines]}
+            for number, lines in enumerate([DIFFICULT, *filter(None, prose)])
+        ]
+        files, summary = {}, {}
+        for side, chosen in zip(
+            SIDES, (everything[1:-14], everything[-14:-7], [*everything[-7:], everything[0]]), strict=True
+        ):
+            files[side] = [self.root / f"{side}-{part}.jsonl.zst" for part in range(2)]
+            for part, path in enumerate(files[side]):
+                with documents.writing(path) as writer:
+                    for document in chosen[part::2]:
+                        writer.write(document)
+            text = [documents.text(document) for document in chosen]
+            sizes = {"characters": sum(map(len, text)), "bytes": sum(len(t.encode()) for t in text)}
+            summary[side] = {"documents": len(chosen), **sizes}
+        (self.root / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        return files
+
+    @cached_property
+    def tokenizer(self) -> dict[str, Path]:
+        """Its `spm.model` as `model`, and its tokenizer.json as `tokenizer`."""
+        from jalm.stages import train_tokenizer
+
+        made = {"model": self.root / "spm.model", "tokenizer": self.root / "tokenizer.json"}
+        config = TrainTokenizer(vocab_size=1500, character_coverage=0.98, num_threads=2)
+        report = self.root / "report.json"
+        train_tokenizer.main(self.arguments(config, input=self.documents["train"], report=report, **made))
+        return made
+
+    @cached_property
+    def shards(self) -> dict[str, Path]:
+        """Manifest of each side."""
+        from jalm.stages import shard, shard_manifest
+
+        files = {side: [self.root / side / f"{part:03d}.bin" for part in range(2)] for side in SIDES}
+        for part in range(2):
+            options = {side: self.documents[side][part] for side in SIDES}
+            options |= {f"{side}_tokens": files[side][part] for side in SIDES}
+            shard.main(self.arguments(NoKnobs(), **options, **self.tokenizer))
+        manifests = {side: self.root / side / "manifest.json" for side in SIDES}
+        options = {f"{side}_manifest": manifests[side] for side in SIDES}
+        options |= {f"{side}_index": self.root / side / "index.npy" for side in SIDES}
+        options |= {"summary": self.root / "summary.json", "model": self.tokenizer["model"]}
+        shard_manifest.main(self.arguments(NoKnobs(), **files, **options))
+        return manifests
+
+    @staticmethod
+    def config(architecture: str, dropout: float = 0.0, **knobs: object) -> Pretrain:
+        """Knobs of a training of 2 layers, width 32, 32 tokens, on the CPU in full precision."""
+        drop = {"gpt2": ("resid_pdrop", "embd_pdrop"), "roberta": ("hidden_dropout_prob",)}[architecture]
+        sizes = {
+            "gpt2": {"n_layer": 2, "n_head": 2, "n_embd": 32},
+            "roberta": {
+                "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64
+            },
+        }[architecture]  # fmt: skip
+        common = {"block_size": 32, "global_batch_size": 8, "per_device_train_batch_size": 8, "max_steps": 40}
+        common |= {"learning_rate": 5e-3, "mixed_precision": "no", "logging_steps": 1, "corpora": {"wiki": 1.0}}
+        config = sizes | dict.fromkeys(drop, dropout)
+        return Pretrain(architecture=architecture, config=config, **common | knobs)
+
+    def pretrain(self, config: Pretrain, folder: Path, **options: object) -> Path:
+        """Run the pretrain stage here, its states and output in `folder`; the output."""
+        from jalm.stages import pretrain
+
+        files = {"train": self.shards["train"], "valid": self.shards["valid"]} | options
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            pretrain.main(self.arguments(config, states=folder / "states", output=folder / "output", **files))
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return folder / "output"
+
+    def model(self, architecture: str) -> Path:
+        """A trained model."""
+        output = self.root / architecture / "output"
+        return output if output.exists() else self.pretrain(self.config(architecture), self.root / architecture)
+
+    def evaluation(self, architecture: str) -> Path:
+        """Figures of that model on the test side."""
+        from jalm.stages import evaluate
+
+        output = self.root / f"{architecture}.json"
+        if not output.exists():
+            options = {"model": self.model(architecture), "test": self.shards["test"], "name": "wiki"}
+            evaluate.main(self.arguments(Evaluate(), output=output, **options))
+        return output
+
+    def exported(self, architecture: str) -> Path:
+        """Hugging Face folder of that model."""
+        output = self.root / "export" / architecture
+        if not output.exists():
+            self.export(architecture, output)
+        return output
+
+    def export(self, architecture: str, output: Path, **options: object) -> None:
+        """Run the export stage."""
+        from jalm.stages import export
+
+        data = [{"name": "wiki", "license": "CC-BY-SA-4.0", "attribution": "執筆者: https://ja.wikipedia.org"}]
+        config = Export(name=f"{architecture}-tiny", generation=Generation(max_new_tokens=8), data=data)
+        files = {"model": self.model(architecture), "evaluation": self.evaluation(architecture)}
+        files |= {"spm": self.tokenizer["model"], "tokenizer": self.tokenizer["tokenizer"]}
+        files |= {"texts": self.documents["test"], "output": output}
+        export.main(self.arguments(config, **files | options))

@@ -1,0 +1,132 @@
+"""What every stage's command line shares: arguments made from its knobs, logging, whole-file writing."""
+
+import argparse
+import ast
+import contextlib
+import importlib
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from jalm import Fault, __version__
+from jalm.config import Section, decode, read
+
+log = logging.getLogger("jalm")
+PACKAGE = Path(__file__).parent
+LOG_INTERVAL = 30  # seconds between progress lines where there is no terminal
+
+Item = TypeVar("Item")
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Run the stage or command named by the first argument; a user's mistake ends with exit status 1."""
+    argv = sys.argv[1:] if argv is None else argv
+    modules = {path.stem: f"jalm.{path.parent.name}.{path.stem}" for path in sorted(PACKAGE.glob("[sc]*s/[a-z]*.py"))}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview(modules))
+        return
+    if argv[0] == "--version":
+        print(__version__)
+        return
+    name, *rest = argv
+    if name not in modules:
+        sys.exit(f"jalm: {name!r} is not one of: {', '.join(modules)}")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    log.setLevel(logging.INFO)
+    try:
+        importlib.import_module(modules[name]).main(rest)
+    except Fault as fault:
+        sys.exit(f"{name}: {fault}")
+    except OSError as fault:
+        if fault.filename is None and fault.errno is None:
+            raise
+        sys.exit(f"{name}: {fault.strerror}: {fault.filename or ''}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _overview(modules: dict[str, str]) -> str:
+    lines = ["usage: jalm STAGE [--help] …", ""]
+    for kind in ("stages", "commands"):
+        lines.append(f"{kind}:")
+        for name, module in modules.items():
+            if module.split(".")[1] == kind:
+                doc = ast.get_docstring(ast.parse((PACKAGE / kind / f"{name}.py").read_text(encoding="utf-8"))) or ""
+                lines.append(f"  {name:<16} {doc.splitlines()[0]}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    pass
+
+
+def parser(doc: str, section: type[Section], name: str) -> argparse.ArgumentParser:
+    """Argument parser with one option per knob of `section`; `doc` is shown above them."""
+    made = argparse.ArgumentParser(
+        prog=f"jalm {name}", description=doc, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    made.set_defaults(section=section)
+    knobs = made.add_argument_group("knobs (config.yaml)")
+    for field, info in section.model_fields.items():
+        knobs.add_argument(
+            "--" + field.replace("_", "-"),
+            dest=f"knob:{field}",
+            metavar=getattr(info.annotation, "__name__", "VALUE").upper(),
+            required=info.is_required(),
+            default=argparse.SUPPRESS,
+            help=read(info),
+        )
+    return made
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, Section]:
+    """Arguments of a stage, and its knobs as a validated section.
+
+    Raises:
+        Fault: a knob has a value outside its bounds.
+    """
+    args = parser.parse_args(argv)
+    values = {name[5:]: value for name, value in vars(args).items() if name.startswith("knob:")}
+    return args, decode(args.section, values)
+
+
+@contextlib.contextmanager
+def writing(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Paths to write to, renamed to `paths` when the block ends well; a killed job leaves only `*.partial`."""
+    partial = tuple(path.with_name(path.name + ".partial") for path in paths)
+    for path in partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+    yield partial
+    for path, final in zip(partial, paths, strict=True):
+        if final.is_dir():
+            shutil.rmtree(final)
+        path.replace(final)
+
+
+def progress(items: Iterable[Item], *, unit: str, total: int | None = None) -> Iterator[Item]:
+    """Pass `items` on, with a bar on a terminal and a line every half minute elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, unit=unit, total=total, unit_scale=True, leave=False)
+        return
+    last = time.monotonic()
+    for count, item in enumerate(items):
+        if time.monotonic() - last > LOG_INTERVAL:
+            last = time.monotonic()
+            log.info("%s of %s %s", f"{count:,}", f"{total:,}" if total else "?", unit)
+        yield item
+
+
+def closing(stage: str, taken: str, made: str, dropped: dict[str, int] | None = None) -> None:
+    """Log the closing line of a stage: what came in, what went out, and why the rest went."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped or {}).items() if count) or "nothing"
+    log.info("%s: %s in, %s out%s", stage, taken, made, "" if dropped is None else f"; dropped: {reasons}")

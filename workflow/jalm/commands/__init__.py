@@ -1,0 +1,1 @@
+"""Commands for people that are no stage of the workflow."""

@@ -1,0 +1,1 @@
+"""What stages share, one module each: nouns."""

@@ -1,0 +1,1 @@
+"""The stages, one module each: verbs. A stage never imports a stage."""

@@ -1,0 +1,298 @@
+"""Turn the articles of one part of a dump into documents: the text that a reader sees.
+
+wikiextractor does the cleaning, between a pass of our own before it and one after it (`formats/wikitext.py`). It is
+run as a program (its licence is the AGPL) over XML that we have read, checked and written ourselves, because it hangs
+on what is truncated and skips what it cannot read. What it gives back is counted.
+"""
+
+import bz2
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree.ElementTree import Element, ParseError, XMLPullParser
+from xml.sax.saxutils import escape
+
+import orjson
+
+from jalm import Fault, cli
+from jalm.config import Extract
+from jalm.formats import documents, wikitext
+
+CHUNK = 1 << 18  # bytes of a compressed stream read at once
+BATCH = 4_000_000  # characters given to one run of wikiextractor; its start costs 0.1 s
+PROGRAM = [sys.executable, "-u", "-m", "wikiextractor.WikiExtractor"]  # -u: no finished text is lost in its buffer
+BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+# the option that makes wikiextractor work in one process, where an error ends it instead of leaving it waiting for a
+# worker that died, demands a file of templates; it learns from it what their titles begin with
+TEMPLATES = "<page>\n<title>Template:none</title>\n<text></text>\n</page>\n"
+
+
+class DumpError(Fault):
+    """A dump that cannot be read, or does not fit its index."""
+
+
+class WikiextractorError(Fault):
+    """wikiextractor is missing, or fails whatever it is given."""
+
+
+@dataclass
+class Page:
+    """A page of the dump, as written."""
+
+    id: int
+    title: str
+    namespace: int
+    redirect: bool
+    model: str
+    revision: int
+    sha1: str  # of the wikitext, base 36
+    wikitext: str
+
+
+@dataclass
+class Article:
+    """An article on its way through wikiextractor."""
+
+    id: int
+    revision: int
+    sha1: str
+    title: str
+    prepared: str  # wikitext after our first pass
+
+
+def part_of(streams: list[tuple[int, int]], part: int, parts: int) -> list[tuple[int, int]]:
+    """The streams (offset, length) of one of `parts` parts with about equal bytes; each is in exactly one."""
+    total = sum(length for _, length in streams)
+    chosen, before = [], 0
+    for offset, length in streams:
+        if (2 * before + length) * parts // (2 * total) == part:  # by its middle
+            chosen.append((offset, length))
+        before += length
+    return chosen
+
+
+def sha1(text: str) -> str:
+    """SHA-1 of a text as MediaWiki writes it: base 36, 31 digits."""
+    number, digits = int(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), 16), ""
+    for _ in range(31):
+        number, digit = divmod(number, 36)
+        digits = BASE36[digit] + digits
+    return digits
+
+
+def page(element: Element) -> Page:
+    """Page of a <page> element."""
+    revision = element.find("revision")
+    text = revision.find("text")
+    wikitext = text.text or ""
+    return Page(
+        id=int(element.findtext("id")),
+        title=element.findtext("title"),
+        namespace=int(element.findtext("ns")),
+        redirect=element.find("redirect") is not None,
+        model=revision.findtext("model") or "wikitext",
+        revision=int(revision.findtext("id")),
+        sha1=text.get("sha1") or revision.findtext("sha1") or sha1(wikitext),
+        wikitext=wikitext,
+    )
+
+
+def why_dropped(page: Page, rules: wikitext.Rules) -> str | None:
+    """Why a page is no article, None if it is one."""
+    if page.namespace:
+        return "pages of other namespaces"
+    if page.redirect or wikitext.is_redirect(page.wikitext):
+        return "redirects"
+    if page.model != "wikitext":
+        return "pages that are no wikitext"
+    if rules.is_disambiguation(page.wikitext):
+        return "disambiguation pages"
+    return None
+
+
+def prepare(pages: Iterable[Page], rules: wikitext.Rules, *, lists: bool, dropped: Counter) -> Iterator[Article]:
+    """The articles among some pages; the others are counted in `dropped`, by reason."""
+    for page in pages:
+        if reason := why_dropped(page, rules):
+            dropped[reason] += 1
+        else:
+            text = wikitext.prepare(page.wikitext, page.title, rules, lists=lists)
+            yield Article(page.id, page.revision, page.sha1, page.title, text)
+
+
+def batches(articles: Iterable[Article], size: int) -> Iterator[list[Article]]:
+    """Articles in batches of `size` characters or a little more; the last may have less."""
+    batch, characters = [], 0
+    for article in articles:
+        batch.append(article)
+        characters += len(article.prepared)
+        if characters >= size:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def xml(texts: Iterable[str]) -> str:
+    """Dump of some texts, with the line breaks that wikiextractor wants; pages are numbered from 0.
+
+    All of them have one short title: wikiextractor makes nothing of it.
+    """
+    pages = (
+        f"<page>\n<title>page</title>\n<ns>0</ns>\n<id>{number}</id>\n<text>{escape(text)}</text>\n</page>\n"
+        for number, text in enumerate(texts)
+    )
+    return f"<mediawiki>\n{''.join(pages)}</mediawiki>\n"
+
+
+# ---- files and processes
+
+
+def read_index(path: Path) -> list[tuple[int, int]]:
+    """Streams of pages in a dump: offset and length in bytes.
+
+    Raises:
+        DumpError: the file is not what the download stage writes.
+    """
+    header, *lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        streams = [(int(offset), int(length)) for offset, length in (line.split("\t") for line in lines if line)]
+    except ValueError:
+        header = ""
+    if header != "offset\tlength":
+        raise DumpError(f"{path} is no index of streams; remove it and run download again")
+    return streams
+
+
+def read_pages(dump: Path, streams: list[tuple[int, int]]) -> Iterator[Page]:
+    """Pages of some streams of a dump, in order.
+
+    Raises:
+        DumpError: a stream is truncated or corrupt, or holds anything but pages.
+    """
+    size, title = dump.stat().st_size, None
+    for offset, length in streams:
+        if offset + length > size:
+            raise DumpError(
+                f"{dump} has {size} bytes, but its index a stream at byte {offset} with {length} bytes;"
+                " it is truncated, or the index is another dump's: remove both and run download again"
+            )
+    with open(dump, "rb") as file:
+        for offset, length in streams:
+            try:
+                for element in _elements(file, offset, length):
+                    title = element.findtext("title")
+                    yield page(element)
+            except (OSError, EOFError, ParseError, AttributeError, TypeError, ValueError) as error:
+                last = f"; the last page read is {title!r}" if title else ""
+                raise DumpError(
+                    f"{dump}: the stream at byte {offset} cannot be read ({error}){last};"
+                    " it is corrupt: remove it and run download again"
+                ) from None
+
+
+def _elements(file, offset: int, length: int) -> Iterator[Element]:
+    """The <page> elements of one stream."""
+    decompressor = bz2.BZ2Decompressor()
+    parser = XMLPullParser(["end"])
+    parser.feed("<mediawiki>")
+    file.seek(offset)
+    while length and not decompressor.eof:
+        chunk = file.read(min(CHUNK, length))
+        length -= len(chunk)
+        parser.feed(decompressor.decompress(chunk))
+        for _, element in parser.read_events():
+            if element.tag == "page":
+                yield element
+                element.clear()
+    if length or decompressor.unused_data or not decompressor.eof:
+        raise EOFError("it does not end where the index says")
+    parser.feed("</mediawiki>")
+    parser.close()
+
+
+def run_wikiextractor(texts: list[str], folder: Path, time_limit: float) -> tuple[list[str], str]:
+    """What wikiextractor makes of the first texts, in order, and its complaint if these are not all."""
+    dump, templates, output, errors = (folder / name for name in ("dump.xml", "templates.xml", "output", "errors"))
+    dump.write_text(xml(texts), encoding="utf-8", newline="\n")
+    templates.write_text(TEMPLATES, encoding="utf-8", newline="\n")
+    options = ["--json", "--no-templates", "--article", "--templates", str(templates), str(dump)]
+    with open(output, "wb") as out, open(errors, "wb") as err:
+        try:
+            status = subprocess.run(
+                PROGRAM + options, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=time_limit, check=False
+            ).returncode
+            complaint = f"exit status {status}"
+        except subprocess.TimeoutExpired:
+            complaint = f"not finished after {time_limit} seconds"
+    made = []
+    for number, line in enumerate(output.read_bytes().split(b"\n")[:-1]):
+        document = orjson.loads(line)
+        if int(document["id"]) != number:
+            break
+        made.append(document["text"])
+    return made, f"{complaint} {errors.read_text(encoding='utf-8', errors='replace')[-2000:].strip()}"
+
+
+def cleaned(batch: list[Article], folder: Path, time_limit: float) -> Iterator[str | None]:
+    """Text that wikiextractor makes of each article, None for one that it does not bring back even alone.
+
+    Raises:
+        WikiextractorError: it does not bring back anything.
+    """
+    done = 0
+    while done < len(batch):
+        made, complaint = run_wikiextractor([article.prepared for article in batch[done:]], folder, time_limit)
+        yield from made
+        done += len(made)
+        if done < len(batch):
+            cli.log.info("extract: wikiextractor stopped at %r (%s); it goes on alone", batch[done].title, complaint)
+            yield _alone(batch[done], folder, time_limit)
+            done += 1
+
+
+def _alone(article: Article, folder: Path, time_limit: float) -> str | None:
+    made, complaint = run_wikiextractor([article.prepared], folder, time_limit)
+    if made:
+        return made[0]
+    if not run_wikiextractor(["文。"], folder, time_limit)[0]:
+        raise WikiextractorError(f"wikiextractor fails on any page: {complaint}")
+    cli.log.warning("extract: wikiextractor fails on %r (page %d): %s", article.title, article.id, complaint)
+    return None
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the documents of one part of a dump."""
+    parser = cli.parser(__doc__, Extract, "extract")
+    parser.add_argument("--dump", type=Path, required=True, metavar="FILE", help="the dump (.xml.bz2)")
+    parser.add_argument("--index", type=Path, required=True, metavar="FILE", help="where its streams lie (.tsv)")
+    parser.add_argument("--templates", type=Path, required=True, metavar="FILE", help="what templates become (.yaml)")
+    parser.add_argument("--part", type=int, required=True, metavar="N", help="which part to make, from 0")
+    parser.add_argument("--parts", type=int, required=True, metavar="N", help="how many parts there are")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the documents (.jsonl.zst)")
+    args, config = cli.parse(parser, argv)
+    if not 0 <= args.part < args.parts:
+        parser.error(f"--part {args.part} is not one of 0 to {args.parts - 1}")
+    if importlib.util.find_spec("wikiextractor") is None:
+        raise WikiextractorError(f"{sys.executable} has no wikiextractor; install envs/requirements.txt")
+    rules = wikitext.load(args.templates)
+    streams = part_of(read_index(args.index), args.part, args.parts)
+    dropped = Counter()
+    with cli.writing(args.output) as (partial,), documents.writing(partial) as writer, TemporaryDirectory() as folder:
+        pages = cli.progress(read_pages(args.dump, streams), unit="pages")
+        for batch in batches(prepare(pages, rules, lists=config.lists, dropped=dropped), BATCH):
+            for article, raw in zip(batch, cleaned(batch, Path(folder), config.time_limit), strict=True):
+                text = "" if raw is None else wikitext.finish(raw, headings=config.headings)
+                if text:
+                    document = {"id": article.id, "revision": article.revision, "sha1": article.sha1}
+                    writer.write(document | {"title": article.title, "text": text})
+                else:
+                    dropped["failed articles" if raw is None else "empty articles"] += 1
+    cli.closing("extract", f"{writer.count + dropped.total():,} pages", f"{writer.count:,} documents", dropped)

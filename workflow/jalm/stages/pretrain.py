@@ -1,0 +1,293 @@
+"""Train a model on token shards.
+
+A batch depends on the seed and the step alone, and so do masks and dropout: the position in the data is one integer,
+and a training that was killed goes on from its last checkpoint as if nothing had happened.
+
+Training state lies under --states, in a folder named by a digest of the knobs, the RECIPE and the shards, where nothing
+that re-runs deletes it. A training that is finished there already is published at once.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jalm import Fault, cli
+from jalm.config import Pretrain, flags
+from jalm.formats import checkpoints
+from jalm.formats.shards import Mixture, Shards, digest
+
+RECIPE = 1  # raise it when what is learnt changes: the test of this number says when
+
+
+class TrainingError(Fault):
+    """A training that cannot begin or go on."""
+
+
+class Stopped(Fault):
+    """A training that saved its state because it was told to end."""
+
+
+def learning_rate(step: int, config: Pretrain) -> float:
+    """Learning rate of an optimizer step, counted from 0."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    left = config.max_steps - step
+    after_warmup = max(1, config.max_steps - config.warmup_steps)
+    match config.lr_scheduler_type:
+        case "linear":
+            return config.learning_rate * left / after_warmup
+        case "cosine":
+            return config.learning_rate * (1 - math.cos(math.pi * left / after_warmup)) / 2
+        case "warmup_stable_decay":
+            decay = max(1, round(config.max_steps * config.decay_fraction))
+            return config.learning_rate * min(1.0, left / decay)
+    return config.learning_rate
+
+
+def torch_seed(*numbers: int) -> int:
+    """One 63-bit seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def state_key(config: Pretrain, manifests: list[Path]) -> tuple[str, dict]:
+    """Name of the folder of a training's state, and what it stands for."""
+    settings = {"flags": flags(config), "recipe": RECIPE, "inputs": [digest(path) for path in manifests]}
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16], settings
+
+
+def batches(mixture: Mixture, config: Pretrain, step: int, rank: int, ranks: int, vocab_size: int) -> list:
+    """What one of `ranks` processes is fed in one optimizer step, in pieces that fit into its memory."""
+    from jalm.formats import models
+
+    share = config.global_batch_size // ranks
+    pieces = []
+    for first in range(rank * share, (rank + 1) * share, config.per_device_train_batch_size):
+        rows = range(first, min(first + config.per_device_train_batch_size, (rank + 1) * share))
+        blocks = np.stack([mixture.block(step * config.global_batch_size + row) for row in rows])
+        if config.architecture in models.MASKED:
+            seeds = [(config.seed, step, row) for row in rows]
+            pieces.append(models.masked_batch(blocks, seeds, config.mlm_probability, vocab_size))
+        else:
+            pieces.append(models.next_token_batch(blocks))
+    return pieces
+
+
+class Trainer:
+    """One training: model, optimizer, data, and the state folder."""
+
+    def __init__(self, config: Pretrain, train: list[Shards], valid: list[Shards], state: Path) -> None:
+        import torch
+        from accelerate import Accelerator
+
+        from jalm.formats import models
+
+        self.config, self.valid, self.state = config, valid, state
+        self.vocab_size = train[0].manifest["vocab_size"]
+        tokenizers = {shards.manifest["tokenizer"] for shards in train + valid}
+        if len(tokenizers) > 1:
+            raise TrainingError(
+                f"the shards come from {len(tokenizers)} tokenizers: {', '.join(str(s.path) for s in train)}"
+            )
+        self.mixture = Mixture(list(zip(train, config.corpora.values(), strict=True)), config.block_size, config.seed)
+        if self.mixture.blocks < 1:
+            raise TrainingError(
+                f"{sum(s.tokens for s in train):,} tokens of train do not fill one block of block_size {config.block_size}; "
+                "lower block_size, or take more text"
+            )
+        logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of tied weights at each checkpoint
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        if config.global_batch_size % self.accelerator.num_processes:
+            raise TrainingError(
+                f"global_batch_size {config.global_batch_size} does not divide into "
+                f"{self.accelerator.num_processes} processes"
+            )
+        torch.manual_seed(config.seed)
+        model = models.build(config.architecture, config.config.model_dump(), self.vocab_size, config.block_size)
+        optimizer = torch.optim.AdamW(
+            models.parameter_groups(model, config.weight_decay),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            fused=True,
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.told_to_stop = False
+
+    def resume(self) -> int:
+        """Load the last checkpoint, if there is one; the number of steps it has behind it."""
+        step = checkpoints.newest(self.state, cli.log.info)
+        if step:
+            self.accelerator.load_state(str(checkpoints.checkpoint(self.state, step)))
+            cli.log.info("going on from the checkpoint of step %s", f"{step:,}")
+        _cut_log(self.state / "log.jsonl", step)
+        return step
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step and forget the oldest."""
+        with checkpoints.writing(checkpoints.checkpoint(self.state, step)) as folder:
+            self.accelerator.save_state(str(folder))
+        checkpoints.forget(self.state, self.config.save_total_limit)
+
+    def step(self, step: int) -> tuple[float, float]:
+        """One optimizer step; its mean loss over all predicted tokens (nats) and the norm of its gradient."""
+        import torch
+
+        from jalm.formats import models
+
+        config, accelerator = self.config, self.accelerator
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        pieces = batches(self.mixture, config, step, rank, ranks, self.vocab_size)
+        count = accelerator.reduce(torch.tensor(sum(p.count for p in pieces), device=accelerator.device)).item()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        total = torch.zeros((), device=accelerator.device)
+        for number, piece in enumerate(pieces):
+            torch.manual_seed(torch_seed(config.seed, step, rank, number))  # of dropout
+            last = number == len(pieces) - 1
+            with accelerator.autocast(), contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                loss = models.loss(self.model, piece.to(accelerator.device)) / max(1, count)
+                accelerator.backward(loss * ranks)  # gradients are averaged over the processes
+            total += loss.detach()
+        loss = accelerator.reduce(total).item()
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"loss {loss} and gradient norm {norm} at step {step + 1}; the last checkpoint was kept. "
+                "Lower learning_rate, or set mixed_precision to 'no'"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, norm
+
+    def validate(self) -> dict[str, float]:
+        """Mean loss (nats a predicted token) on the beginning of valid."""
+        from jalm.formats import models
+
+        config = self.config
+        model = self.accelerator.unwrap_model(self.model)
+        with self.accelerator.autocast():
+            scores = [
+                models.score(
+                    model,
+                    shards,
+                    config.block_size,
+                    config.per_device_train_batch_size,
+                    config.mlm_probability,
+                    config.eval_blocks,
+                )
+                for shards in self.valid
+            ]
+        return {"valid_loss": sum(s.nats for s in scores) / max(1, sum(s.tokens for s in scores))}
+
+    def run(self) -> Path:
+        """Train to the end; the folder of the finished model.
+
+        Raises:
+            Stopped: a signal came; the state is saved.
+        """
+        config = self.config
+        done = self.resume()
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: setattr(self, "told_to_stop", True))
+        began, first = time.monotonic(), done
+        self.model.train()
+        with open(self.state / "log.jsonl", "a", encoding="utf-8") as log:
+
+            def record(**values: float) -> None:
+                log.write(json.dumps(values) + "\n")
+                log.flush()
+
+            for step in cli.progress(range(done, config.max_steps), unit=" steps", total=config.max_steps - done):
+                loss, norm = self.step(step)
+                done = step + 1
+                tokens = done * config.global_batch_size * config.block_size
+                if done % config.logging_steps == 0 or done in (1, config.max_steps):
+                    rate = (done - first) * config.global_batch_size * config.block_size / (time.monotonic() - began)
+                    record(
+                        step=done,
+                        tokens=tokens,
+                        loss=loss,
+                        grad_norm=norm,
+                        learning_rate=learning_rate(step, config),
+                        tokens_per_second=round(rate),
+                    )
+                if done % config.eval_steps == 0 or done == config.max_steps:
+                    record(step=done, tokens=tokens, **self.validate())
+                if done % config.save_steps == 0 or done == config.max_steps or self.told_to_stop:
+                    self.save(done)
+                if self.told_to_stop and done < config.max_steps:
+                    raise Stopped(f"told to stop; saved at step {done:,} of {config.max_steps:,}, run again to go on")
+        return self._finish(time.monotonic() - began, done - first)
+
+    def _finish(self, seconds: float, trained: int) -> Path:
+        import accelerate
+        import torch
+        import transformers
+
+        final = self.state / "final"
+        with checkpoints.writing(final) as folder:
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(folder)
+            log = (self.state / "log.jsonl").read_text(encoding="utf-8")
+            (folder / "log.jsonl").write_text(log, encoding="utf-8")
+            record = {
+                "steps": self.config.max_steps,
+                "tokens": self.config.max_steps * self.config.global_batch_size * self.config.block_size,
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "last_run": {"steps": trained, "seconds": round(seconds, 1)},
+                "device": str(self.accelerator.device),
+                "processes": self.accelerator.num_processes,
+                "versions": {m.__name__: m.__version__ for m in (torch, transformers, accelerate)},
+            }
+            (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return final
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`: they will be written again."""
+    if path.is_file():
+        # the last line may be half a line, if the process was killed while writing it
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage."""
+    parser = cli.parser(__doc__, Pretrain, "pretrain")
+    parser.add_argument(
+        "--train", type=Path, nargs="+", required=True, metavar="FILE", help="manifests, as in --corpora"
+    )
+    parser.add_argument(
+        "--valid", type=Path, nargs="+", required=True, metavar="FILE", help="manifests, as in --corpora"
+    )
+    parser.add_argument("--states", type=Path, required=True, metavar="DIR", help="where training states are kept")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the trained model and its log")
+    parser.add_argument(
+        "--cpus", type=int, default=1, metavar="N", help="threads on a machine without GPU (default: 1)"
+    )
+    args, config = cli.parse(parser, argv)
+    key, settings = state_key(config, [*args.train, *args.valid])
+    state = args.states / key
+    with checkpoints.locked(state):
+        final = state / "final"
+        if final.is_dir() and checkpoints.whole(final):
+            checkpoints.publish(final, args.output)
+            cli.closing("pretrain", f"the finished training {state}", "its model, without training")
+            return
+
+        import torch
+
+        torch.set_num_threads(args.cpus)
+        (state / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        trainer = Trainer(config, [Shards(path) for path in args.train], [Shards(path) for path in args.valid], state)
+        checkpoints.publish(trainer.run(), args.output)
+    last = json.loads((state / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    tokens = config.max_steps * config.global_batch_size * config.block_size
+    cli.closing("pretrain", f"{tokens:,} tokens", f"a model of validation loss {last['valid_loss']:.4f}")

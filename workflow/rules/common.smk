@@ -1,0 +1,269 @@
+"""What the rules share: the validated configuration, names and paths made from it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from snakemake.common.configfile import load_configfile
+from snakemake.exceptions import WorkflowError
+
+# the package, for this process and for the rules' own, also in an environment that was not activated
+PACKAGE = Path(workflow.basedir, "workflow").resolve()
+sys.path.insert(0, str(PACKAGE))
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(filter(None, [str(PACKAGE), os.getenv("PYTHONPATH")])),
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]),
+)
+
+from jalm.config import MediaWiki, NoKnobs, Pretrain, TrainTokenizer
+from jalm.config import SIDES, ConfigError, UnknownDate, flags, load
+from jalm.provenance import code, recipe
+
+
+def config_sources():
+    """Name to content of all that the configuration was merged from, the later on top."""
+    sources = {"config.yaml": load_configfile(f"{workflow.basedir}/config.yaml")}
+    sources |= {os.path.relpath(file): load_configfile(file) for file in workflow.config_settings.configfiles}
+    return {**sources, "--config": workflow.config_settings.config}
+
+
+def offered_dates():
+    """What the mirrors of the configured wikis have to offer, for the message that a date is none."""
+    lines = []
+    for name, entry in config["corpora"].items():
+        if entry and entry.get("source") == "mediawiki":
+            told = {"--wiki": entry.get("wiki"), "--mirror": entry.get("mirror"), "--contact": config.get("contact")}
+            options = [word for option, value in told.items() if value for word in (option, str(value))]
+            command = [sys.executable, "-m", "jalm", "download", "--list", *options]
+            listed = subprocess.run(command, capture_output=True, text=True)
+            lines.append(f"{name}: {listed.stdout.strip() or listed.stderr.strip()}".replace("\n", ", "))
+    return "\n".join(lines)
+
+
+try:
+    cfg = load(config, config_sources())
+except UnknownDate as error:
+    raise WorkflowError(f"{error}\nThe mirror has {offered_dates()}") from None
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+CORPUS_NAMES = {cfg.corpus_id(name): name for name in cfg.corpora}
+MODEL_NAMES = {cfg.model_id(name): name for name in cfg.models}
+CORPORA = {cfg.corpus_id(name): entry for name, entry in cfg.corpora.items()}
+TOKENIZERS = {cfg.tokenizer_id(name): entry for name, entry in cfg.tokenizers.items()}
+MODELS = {cfg.model_id(name): entry for name, entry in cfg.models.items()}
+
+for name in TOKENIZERS:
+    if not name.endswith(f"-{cfg.dump_date}") and not Path(f"results/train_tokenizer/{name}/spm.model").is_file():
+        raise WorkflowError(
+            f"pin.tokenizer is {cfg.pin.tokenizer!r}, but there is no results/train_tokenizer/{name}/spm.model; "
+            f"make it with --config dump_date={cfg.pin.tokenizer}, or pin another date"
+        )
+
+
+def one_of(names):
+    """A pattern that matches these names only, so that nothing of another date is ever made again."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    corpus=one_of(CORPORA),
+    tokenizer=one_of(TOKENIZERS),
+    model=one_of(MODELS),
+    part=r"\d{3}",
+    dated=one_of(name for name in TOKENIZERS if name.endswith(f"-{cfg.dump_date}")),
+    wiki_corpus=one_of(name for name, entry in CORPORA.items() if isinstance(entry, MediaWiki)),
+    text_corpus=one_of(name for name, entry in CORPORA.items() if not isinstance(entry, MediaWiki)),
+
+
+# ---- what the rules read
+
+
+def parts(corpus):
+    """Names of the parts of a corpus."""
+    return [f"{part:03d}" for part in range(CORPORA[corpus].parts)]
+
+
+def of_parts(pattern, corpus):
+    """Paths of all parts of a corpus, out of a pattern with {corpus} and {part}."""
+    return expand(pattern, corpus=corpus, part=parts(corpus))
+
+
+def raw_documents(wildcards):
+    """Documents of one part as they come in: cleaned from a dump, or imported from local text."""
+    stage = "extract" if isinstance(CORPORA[wildcards.corpus], MediaWiki) else "import_text"
+    return f"results/{stage}/{wildcards.corpus}/{wildcards.part}.jsonl.zst"
+
+
+def signatures(wildcards):
+    """Signatures of a corpus."""
+    return of_parts("results/filter/{corpus}/signatures/{part}.jsonl.zst", wildcards.corpus)
+
+
+def earlier_signatures(wildcards):
+    """Signatures of the corpora before one in the configuration."""
+    names = list(CORPORA)
+    earlier = names[: names.index(wildcards.corpus)]
+    return [path for name in earlier for path in of_parts("results/filter/{corpus}/signatures/{part}.jsonl.zst", name)]
+
+
+def split_counts(wildcards):
+    """Counts of the parts of a corpus."""
+    return of_parts("results/split/{corpus}/counts/{part}.json", wildcards.corpus)
+
+
+def train_documents(wildcards):
+    """Train side of the corpora of a tokenizer."""
+    corpora = map(cfg.corpus_id, TOKENIZERS[wildcards.dated].corpora)
+    return [path for corpus in corpora for path in of_parts("results/split/{corpus}/train/{part}.jsonl.zst", corpus)]
+
+
+def train_summaries(wildcards):
+    """Summaries of the corpora of a tokenizer: they exist only when no side is empty."""
+    return [f"results/split/{cfg.corpus_id(name)}/summary.json" for name in TOKENIZERS[wildcards.dated].corpora]
+
+
+def token_files(side):
+    """Input function: token shards of one side of a corpus."""
+
+    def files(wildcards):
+        pattern = f"results/shard/{wildcards.tokenizer}/{{corpus}}/{side}/{{part}}.bin"
+        return of_parts(pattern, wildcards.corpus)
+
+    return files
+
+
+def model_tokenizer(wildcards):
+    """Name of the tokenizer of a model."""
+    return cfg.tokenizer_id(MODELS[wildcards.model].tokenizer)
+
+
+def model_manifests(side):
+    """Input function: shard manifests of one side of a model's corpora, in the order of its `corpora`."""
+
+    def manifests(wildcards):
+        names = map(cfg.corpus_id, MODELS[wildcards.model].corpora)
+        return [f"results/shard/{model_tokenizer(wildcards)}/{name}/{side}/manifest.json" for name in names]
+
+    return manifests
+
+
+def model_shards(side):
+    """Input function: the shards behind `model_manifests`."""
+
+    def shards(wildcards):
+        names = map(cfg.corpus_id, MODELS[wildcards.model].corpora)
+        pattern = f"results/shard/{model_tokenizer(wildcards)}/{{corpus}}/{side}/{{part}}.bin"
+        return [path for name in names for path in of_parts(pattern, name)]
+
+    return shards
+
+
+def test_manifest(wildcards):
+    """Manifest of a test set, in the tokens of a model."""
+    return f"results/shard/{model_tokenizer(wildcards)}/{wildcards.corpus}/test/manifest.json"
+
+
+def test_shards(wildcards):
+    """The shards behind `test_manifest`."""
+    pattern = f"results/shard/{model_tokenizer(wildcards)}/{{corpus}}/test/{{part}}.bin"
+    return of_parts(pattern, wildcards.corpus)
+
+
+def test_documents(wildcards):
+    """Documents of the test side of a model's first corpus."""
+    first = cfg.corpus_id(next(iter(MODELS[wildcards.model].corpora)))
+    return of_parts("results/split/{corpus}/test/{part}.jsonl.zst", first)
+
+
+def model_evaluations(wildcards):
+    """Evaluations of a model on the test side of each of its corpora."""
+    names = map(cfg.corpus_id, MODELS[wildcards.model].corpora)
+    return [f"results/evaluate/{wildcards.model}/{name}.json" for name in names]
+
+
+def spm_model(wildcards):
+    """SentencePiece model of a model's tokenizer."""
+    return f"results/train_tokenizer/{model_tokenizer(wildcards)}/spm.model"
+
+
+def exported_tokenizer(wildcards):
+    """The tokenizer.json of a model's tokenizer."""
+    return f"results/train_tokenizer/{model_tokenizer(wildcards)}/tokenizer.json"
+
+
+# ---- what the rules are told
+
+
+def threads_given(wildcards, threads):
+    """Resource `cpus_per_task`: as many as threads, unless a profile says otherwise (--cores caps threads only)."""
+    return threads
+
+
+def download_flags(wildcards):
+    """Which dump of a corpus is wanted."""
+    return flags(cfg.download(CORPUS_NAMES[wildcards.wiki_corpus]))
+
+
+def download_options(wildcards):
+    """Where and how a dump is asked for: nothing that changes it."""
+    return flags(cfg.download(CORPUS_NAMES[wildcards.wiki_corpus]), neutral=True)
+
+
+def part_flags(wildcards):
+    """Which part of how many."""
+    corpus = wildcards.get("wiki_corpus") or wildcards.get("text_corpus")
+    return f"--part {int(wildcards.part)} --parts {CORPORA[corpus].parts}"
+
+
+def import_paths(wildcards):
+    """Files and folders of a text corpus."""
+    return CORPORA[wildcards.text_corpus].paths
+
+
+def train_tokenizer_flags(wildcards):
+    """Knobs of a tokenizer."""
+    return flags(TOKENIZERS[wildcards.dated], TrainTokenizer)
+
+
+def pretrain_flags(wildcards):
+    """Knobs of a model that decide what is learnt."""
+    return flags(MODELS[wildcards.model], Pretrain)
+
+
+def pretrain_options(wildcards):
+    """Knobs of a model that decide how it is trained, not what is learnt."""
+    return flags(MODELS[wildcards.model], Pretrain, neutral=True)
+
+
+def export_flags(wildcards):
+    """What a model's folder says beside the model."""
+    return flags(cfg.export(MODEL_NAMES[wildcards.model]))
+
+
+# ---- targets
+
+
+def split_summaries():
+    """Target of `corpus`."""
+    return [f"results/split/{corpus}/summary.json" for corpus in CORPORA]
+
+
+def tokenizer_files():
+    """Every configured tokenizer."""
+    return [f"results/train_tokenizer/{tokenizer}/spm.model" for tokenizer in TOKENIZERS]
+
+
+def shard_manifests():
+    """Shards of every corpus in the tokenizers that read it: for a model, or for being trained on it."""
+    pairs = {(cfg.tokenizer_id(name), corpus) for name, entry in cfg.tokenizers.items() for corpus in entry.corpora}
+    pairs |= {(cfg.tokenizer_id(entry.tokenizer), corpus) for entry in cfg.models.values() for corpus in entry.corpora}
+    pattern = "results/shard/{}/{}/{}/manifest.json"
+    return sorted(pattern.format(name, cfg.corpus_id(corpus), side) for name, corpus in pairs for side in SIDES)
+
+
+def exports():
+    """Hugging Face folder of every model."""
+    return [f"results/export/{model}" for model in MODELS]

@@ -1,0 +1,91 @@
+rule train_tokenizer:
+    """Train a SentencePiece model on a sample of the train side."""
+    input:
+        documents=train_documents,
+        summaries=train_summaries,
+    output:
+        model="results/train_tokenizer/{dated}/spm.model",
+        tokenizer="results/train_tokenizer/{dated}/tokenizer.json",
+        report="results/train_tokenizer/{dated}/report.json",
+    log:
+        "logs/train_tokenizer/{dated}.log",
+    benchmark:
+        "benchmarks/train_tokenizer/{dated}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime="6h",
+    params:
+        flags=train_tokenizer_flags,
+        code=recipe("train_tokenizer"),
+    shell:
+        "python -m jalm train_tokenizer {params.flags} --input {input.documents:q} --model {output.model:q}"
+        " --tokenizer {output.tokenizer:q} --report {output.report:q} &> {log:q}"
+
+
+rule shard:
+    """Turn the text of one part into tokens."""
+    input:
+        train="results/split/{corpus}/train/{part}.jsonl.zst",
+        valid="results/split/{corpus}/valid/{part}.jsonl.zst",
+        test="results/split/{corpus}/test/{part}.jsonl.zst",
+        model="results/train_tokenizer/{tokenizer}/spm.model",
+        tokenizer="results/train_tokenizer/{tokenizer}/tokenizer.json",
+    output:
+        train="results/shard/{tokenizer}/{corpus}/train/{part}.bin",
+        valid="results/shard/{tokenizer}/{corpus}/valid/{part}.bin",
+        test="results/shard/{tokenizer}/{corpus}/test/{part}.bin",
+    log:
+        "logs/shard/{tokenizer}/{corpus}/{part}.log",
+    benchmark:
+        "benchmarks/shard/{tokenizer}/{corpus}/{part}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=1000,
+        runtime="1h",
+        cpus_per_task=threads_given,
+    params:
+        flags=flags(NoKnobs()),
+        code=code("shard"),
+    shell:
+        "python -m jalm shard {params.flags} --cpus {resources.cpus_per_task}"
+        " --train {input.train:q} --valid {input.valid:q} --test {input.test:q}"
+        " --model {input.model:q} --tokenizer {input.tokenizer:q} --train-tokens {output.train:q}"
+        " --valid-tokens {output.valid:q} --test-tokens {output.test:q} &> {log:q}"
+
+
+rule shard_manifest:
+    """Describe the token shards of a corpus, with their digests."""
+    input:
+        train=token_files("train"),
+        valid=token_files("valid"),
+        test=token_files("test"),
+        summary="results/split/{corpus}/summary.json",
+        model="results/train_tokenizer/{tokenizer}/spm.model",
+    output:
+        train="results/shard/{tokenizer}/{corpus}/train/manifest.json",
+        valid="results/shard/{tokenizer}/{corpus}/valid/manifest.json",
+        test="results/shard/{tokenizer}/{corpus}/test/manifest.json",
+        train_index="results/shard/{tokenizer}/{corpus}/train/index.npy",
+        valid_index="results/shard/{tokenizer}/{corpus}/valid/index.npy",
+        test_index="results/shard/{tokenizer}/{corpus}/test/index.npy",
+    log:
+        "logs/shard_manifest/{tokenizer}/{corpus}.log",
+    benchmark:
+        "benchmarks/shard_manifest/{tokenizer}/{corpus}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=1000,
+        runtime="1h",
+    params:
+        flags=flags(NoKnobs()),
+        code=code("shard_manifest"),
+    shell:
+        "python -m jalm shard_manifest {params.flags} --summary {input.summary:q} --model {input.model:q}"
+        " --train {input.train:q} --train-index {output.train_index:q} --train-manifest {output.train:q}"
+        " --valid {input.valid:q} --valid-index {output.valid_index:q} --valid-manifest {output.valid:q}"
+        " --test {input.test:q} --test-index {output.test_index:q} --test-manifest {output.test:q} &> {log:q}"
