@@ -40,14 +40,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def stream(tmp_path: Path):
     """Makes shards out of arrays of tokens, one array a part; returns their manifest."""
 
-    def make(*parts: object, vocab_size: int = 1000, tokenizer: str = "a", name: str = "stream") -> Path:
+    def make(*parts, vocab_size: int = 1000, tokenizer: str = "a", name: str = "stream", dtype: str = "<u2") -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        arrays = [np.asarray(part, dtype="<u2") for part in parts]
+        arrays = [np.asarray(part, dtype=dtype) for part in parts]
         for number, array in enumerate(arrays):
             array.tofile(folder / f"{number:03d}.bin")
         files = [{"name": f"{number:03d}.bin", "tokens": len(array)} for number, array in enumerate(arrays)]
-        counts = {"dtype": "<u2", "tokens": sum(map(len, arrays)), "files": files}
+        counts = {"dtype": dtype, "tokens": sum(map(len, arrays)), "files": files}
         manifest = {"tokenizer": tokenizer, "vocab_size": vocab_size, **counts}
         (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         return folder / "manifest.json"

@@ -10,11 +10,11 @@ from xml.etree.ElementTree import XMLPullParser
 import pytest
 
 from jalm import cli
-from jalm.formats import documents, wikitext
+from jalm.formats import documents, templates, wikitext
 from jalm.stages import extract
 
 TEMPLATES = Path(wikitext.__file__).with_name("templates.yaml")
-RULES = wikitext.load(TEMPLATES)
+RULES = templates.load(TEMPLATES)
 FORBIDDING = "[http://a " * 50_000  # wikiextractor takes hours for it, which our first pass spares it
 
 

@@ -99,7 +99,7 @@ def test_the_template_table_is_an_input_of_extract(finished):
         ("tokenizers={unigram-4k: {vocab_size: 3900}}", TOKENS | MODEL),
         ("tokenizers={unigram-4k: {num_threads: 1}}", TOKENS | MODEL),
         ("models={gpt2-tiny: {max_steps: 7}, roberta-tiny: {seed: 7}}", MODEL),
-        ("models={gpt2-tiny: {config: {resid_pdrop: 0.1}}}", MODEL),
+        ("models={gpt2-tiny: {config: {resid_pdrop: 0.3}}}", MODEL),
         ("evaluate={mlm_probability: 0.3}", {"evaluate", "export"}),
         ("models={gpt2-tiny: {generation: {top_k: 40}}}", {"export"}),
         ("corpora={jawiki: {attribution: others}}", {"export"}),

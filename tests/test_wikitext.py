@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jalm.formats import wikitext
+from jalm.formats import templates, wikitext
 
 TEMPLATES = Path(wikitext.__file__).with_name("templates.yaml")
-RULES = wikitext.load(TEMPLATES)
+RULES = templates.load(TEMPLATES)
 
 
 def shown(text: str, title: str = "東京", *, lists: bool = True, headings: bool = True) -> str:
@@ -183,7 +183,7 @@ def table(tmp_path: Path, **changed: object) -> Path:
 
 
 def test_a_table_of_ones_own_adds_templates(tmp_path):
-    rules = wikitext.load(table(tmp_path, templates={"{2}年[（{label|1}）]": ["元号", "元号-*"]}))
+    rules = templates.load(table(tmp_path, templates={"{2}年[（{label|1}）]": ["元号", "元号-*"]}))
     assert rules.template(["元号", "令和", "8"], "") == "8年（令和）"
     assert rules.template(["元号-西暦", "", "2026"], "") == "2026年"
     assert rules.template(["元号", "令和"], "") == ""
@@ -199,5 +199,5 @@ def test_a_table_of_ones_own_adds_templates(tmp_path):
     ],
 )
 def test_a_mistake_in_the_table_is_named(tmp_path, changed, complaint):
-    with pytest.raises(wikitext.TemplateError, match=complaint):
-        wikitext.load(table(tmp_path, **changed))
+    with pytest.raises(templates.TemplateError, match=complaint):
+        templates.load(table(tmp_path, **changed))

@@ -18,6 +18,7 @@ SMALL = """
 models:
   gpt2-tiny:
     config: {n_layer: 1, n_head: 2, n_embd: 32}
+    generation: {max_new_tokens: 10}
     block_size: 32
     max_steps: 6
     warmup_steps: 2

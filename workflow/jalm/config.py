@@ -233,7 +233,9 @@ class Pretrain(Section):
     mlm_probability: Annotated[float, knob("share of the tokens that a masked model predicts", gt=0, lt=1)] = 0.15
     mixed_precision: Annotated[Literal["no", "bf16"], knob("as accelerate calls it")] = "bf16"
     seed: Annotated[int, knob("decides initial weights, order of the blocks, masks and dropout", ge=0)] = 42
-    per_device_train_batch_size: Annotated[int, knob("sequences in memory at once", neutral=True, ge=1)] = 16
+    per_device_train_batch_size: Annotated[
+        int, knob("sequences in memory at once; moves rounding, and which units dropout draws", neutral=True, ge=1)
+    ] = 16
     logging_steps: Annotated[int, knob("steps between lines of log.jsonl", neutral=True, ge=1)] = 50
     eval_steps: Annotated[int, knob("steps between validations", neutral=True, ge=1)] = 1000
     eval_blocks: Annotated[int, knob("blocks of each valid set that a validation uses", neutral=True, ge=1)] = 1000
@@ -286,6 +288,15 @@ class Model(Pretrain):
 
     tokenizer: Annotated[str, knob("name of a tokenizer")]
     generation: Annotated[Generation, knob("defaults of generate()")] = Generation()
+
+    @model_validator(mode="after")
+    def generation_fits(self) -> "Model":
+        """Refuse a default that runs over the model's positions, where generate() ends with an IndexError."""
+        if isinstance(self.config, GPT2) and self.generation.max_new_tokens >= self.block_size:
+            raise ValueError(
+                f"generation.max_new_tokens {self.generation.max_new_tokens} must be less than block_size {self.block_size}"
+            )
+        return self
 
 
 class Evaluate(Section):
@@ -537,13 +548,11 @@ def flags(section: Section, kind: type[Section] | None = None, *, neutral: bool 
         kind: the base class of `section` whose knobs are meant, when a stage is not told all.
         neutral: the knobs that cannot change a result instead of those that can.
     """
-    words = []
-    for name, info in (kind or type(section)).model_fields.items():
-        if is_neutral(info) == neutral:
-            value = _encode(getattr(section, name))
-            link = "=" if value.startswith("-") else " "  # the value would pass for an option
-            words.append(f"--{name.replace('_', '-')}{link}{shlex.quote(value)}")
-    return " ".join(words)
+    return " ".join(
+        f"--{name.replace('_', '-')}={shlex.quote(_encode(getattr(section, name)))}"  # =, or a value -x were an option
+        for name, info in (kind or type(section)).model_fields.items()
+        if is_neutral(info) == neutral
+    )
 
 
 def decode(section: type[Section], values: Mapping[str, str]) -> Section:

@@ -68,17 +68,22 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+WIKIS = one_of(name for name, entry in CORPORA.items() if isinstance(entry, MediaWiki))
+TEXTS = one_of(name for name, entry in CORPORA.items() if not isinstance(entry, MediaWiki))
+TRAINED = one_of(name for name in TOKENIZERS if name.endswith(f"-{cfg.dump_date}"))  # not the pinned ones
+
+
 wildcard_constraints:
     corpus=one_of(CORPORA),
     tokenizer=one_of(TOKENIZERS),
     model=one_of(MODELS),
     part=r"\d{3}",
-    dated=one_of(name for name in TOKENIZERS if name.endswith(f"-{cfg.dump_date}")),
-    wiki_corpus=one_of(name for name, entry in CORPORA.items() if isinstance(entry, MediaWiki)),
-    text_corpus=one_of(name for name, entry in CORPORA.items() if not isinstance(entry, MediaWiki)),
 
 
 # ---- what the rules read
+
+# relative, so that a clone that moves with its results makes nothing stale
+TEMPLATES = os.path.relpath(PACKAGE / "jalm/formats/templates.yaml")
 
 
 def parts(corpus):
@@ -116,13 +121,13 @@ def split_counts(wildcards):
 
 def train_documents(wildcards):
     """Train side of the corpora of a tokenizer."""
-    corpora = map(cfg.corpus_id, TOKENIZERS[wildcards.dated].corpora)
+    corpora = map(cfg.corpus_id, TOKENIZERS[wildcards.tokenizer].corpora)
     return [path for corpus in corpora for path in of_parts("results/split/{corpus}/train/{part}.jsonl.zst", corpus)]
 
 
 def train_summaries(wildcards):
     """Summaries of the corpora of a tokenizer: they exist only when no side is empty."""
-    return [f"results/split/{cfg.corpus_id(name)}/summary.json" for name in TOKENIZERS[wildcards.dated].corpora]
+    return [f"results/split/{cfg.corpus_id(name)}/summary.json" for name in TOKENIZERS[wildcards.tokenizer].corpora]
 
 
 def token_files(side):
@@ -204,28 +209,27 @@ def threads_given(wildcards, threads):
 
 def download_flags(wildcards):
     """Which dump of a corpus is wanted."""
-    return flags(cfg.download(CORPUS_NAMES[wildcards.wiki_corpus]))
+    return flags(cfg.download(CORPUS_NAMES[wildcards.corpus]))
 
 
 def download_options(wildcards):
     """Where and how a dump is asked for: nothing that changes it."""
-    return flags(cfg.download(CORPUS_NAMES[wildcards.wiki_corpus]), neutral=True)
+    return flags(cfg.download(CORPUS_NAMES[wildcards.corpus]), neutral=True)
 
 
 def part_flags(wildcards):
     """Which part of how many."""
-    corpus = wildcards.get("wiki_corpus") or wildcards.get("text_corpus")
-    return f"--part {int(wildcards.part)} --parts {CORPORA[corpus].parts}"
+    return f"--part {int(wildcards.part)} --parts {CORPORA[wildcards.corpus].parts}"
 
 
 def import_paths(wildcards):
     """Files and folders of a text corpus."""
-    return CORPORA[wildcards.text_corpus].paths
+    return CORPORA[wildcards.corpus].paths
 
 
 def train_tokenizer_flags(wildcards):
     """Knobs of a tokenizer."""
-    return flags(TOKENIZERS[wildcards.dated], TrainTokenizer)
+    return flags(TOKENIZERS[wildcards.tokenizer], TrainTokenizer)
 
 
 def pretrain_flags(wildcards):
@@ -234,8 +238,8 @@ def pretrain_flags(wildcards):
 
 
 def pretrain_options(wildcards):
-    """Knobs of a model that decide how it is trained, not what is learnt."""
-    return flags(MODELS[wildcards.model], Pretrain, neutral=True)
+    """Knobs of a model that decide how it is trained, not what is learnt; and the code, for the record."""
+    return f"{flags(MODELS[wildcards.model], Pretrain, neutral=True)} --code '{code('pretrain')}'"
 
 
 def export_flags(wildcards):

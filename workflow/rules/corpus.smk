@@ -1,13 +1,15 @@
 rule download:
     """Fetch a dump from its mirror, verified against the mirror's checksums."""
     output:
-        dump="resources/{wiki_corpus}/dump.xml.bz2",
-        index="resources/{wiki_corpus}/streams.tsv",
-        manifest="resources/{wiki_corpus}/manifest.json",
+        dump="resources/{corpus}/dump.xml.bz2",
+        index="resources/{corpus}/streams.tsv",
+        manifest="resources/{corpus}/manifest.json",
     log:
-        "logs/download/{wiki_corpus}.log",
+        "logs/download/{corpus}.log",
     benchmark:
-        "benchmarks/download/{wiki_corpus}.tsv"
+        "benchmarks/download/{corpus}.tsv"
+    wildcard_constraints:
+        corpus=WIKIS,
     conda:
         "../../envs/cpu.yaml"
     resources:
@@ -25,15 +27,17 @@ rule download:
 rule extract:
     """Clean the articles of one part of a dump with wikiextractor."""
     input:
-        dump="resources/{wiki_corpus}/dump.xml.bz2",
-        index="resources/{wiki_corpus}/streams.tsv",
-        templates=f"{PACKAGE}/jalm/formats/templates.yaml",
+        dump="resources/{corpus}/dump.xml.bz2",
+        index="resources/{corpus}/streams.tsv",
+        templates=TEMPLATES,
     output:
-        "results/extract/{wiki_corpus}/{part}.jsonl.zst",
+        "results/extract/{corpus}/{part}.jsonl.zst",
     log:
-        "logs/extract/{wiki_corpus}/{part}.log",
+        "logs/extract/{corpus}/{part}.log",
     benchmark:
-        "benchmarks/extract/{wiki_corpus}/{part}.tsv"
+        "benchmarks/extract/{corpus}/{part}.tsv"
+    wildcard_constraints:
+        corpus=WIKIS,
     conda:
         "../../envs/cpu.yaml"
     resources:
@@ -54,11 +58,13 @@ rule import_text:
     input:
         import_paths,
     output:
-        "results/import_text/{text_corpus}/{part}.jsonl.zst",
+        "results/import_text/{corpus}/{part}.jsonl.zst",
     log:
-        "logs/import_text/{text_corpus}/{part}.log",
+        "logs/import_text/{corpus}/{part}.log",
     benchmark:
-        "benchmarks/import_text/{text_corpus}/{part}.tsv"
+        "benchmarks/import_text/{corpus}/{part}.tsv"
+    wildcard_constraints:
+        corpus=TEXTS,
     conda:
         "../../envs/cpu.yaml"
     resources:

@@ -4,13 +4,15 @@ rule train_tokenizer:
         documents=train_documents,
         summaries=train_summaries,
     output:
-        model="results/train_tokenizer/{dated}/spm.model",
-        tokenizer="results/train_tokenizer/{dated}/tokenizer.json",
-        report="results/train_tokenizer/{dated}/report.json",
+        model="results/train_tokenizer/{tokenizer}/spm.model",
+        tokenizer="results/train_tokenizer/{tokenizer}/tokenizer.json",
+        report="results/train_tokenizer/{tokenizer}/report.json",
     log:
-        "logs/train_tokenizer/{dated}.log",
+        "logs/train_tokenizer/{tokenizer}.log",
     benchmark:
-        "benchmarks/train_tokenizer/{dated}.tsv"
+        "benchmarks/train_tokenizer/{tokenizer}.tsv"
+    wildcard_constraints:
+        tokenizer=TRAINED,
     conda:
         "../../envs/cpu.yaml"
     threads: 8

@@ -8,9 +8,13 @@ import json
 import math
 from pathlib import Path
 
-from jalm import cli
+from jalm import Fault, cli
 from jalm.config import Evaluate
 from jalm.formats.shards import Shards
+
+
+class EvaluationError(Fault):
+    """A test set that no model can be judged on."""
 
 
 def report(nats: float, tokens: int, correct: int, masked: bool, text: dict) -> dict:
@@ -57,6 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     model = models.load(str(args.model)).to(device)
     masked = models.architecture(model) in models.MASKED
     total = models.score(model, shards, models.block_size(model), config.batch_size, config.mlm_probability)
+    if not total.tokens:
+        raise EvaluationError(
+            f"{args.test} has {shards.tokens} tokens, of which none is predicted; take a larger test set"
+        )
     text = {key: shards.manifest[key] for key in ("documents", "characters", "bytes")}
     figures = report(total.nats, total.tokens, total.correct, masked, text)
     record = {"model": args.model.name, "test_set": args.name, **figures, **text, "tokens": shards.tokens}

@@ -22,7 +22,7 @@ import orjson
 
 from jalm import Fault, cli
 from jalm.config import Extract
-from jalm.formats import documents, wikitext
+from jalm.formats import documents, templates, wikitext
 
 CHUNK = 1 << 18  # bytes of a compressed stream read at once
 BATCH = 4_000_000  # characters given to one run of wikiextractor; its start costs 0.1 s
@@ -104,7 +104,7 @@ def page(element: Element) -> Page:
     )
 
 
-def why_dropped(page: Page, rules: wikitext.Rules) -> str | None:
+def why_dropped(page: Page, rules: templates.Rules) -> str | None:
     """Why a page is no article, None if it is one."""
     if page.namespace:
         return "pages of other namespaces"
@@ -117,7 +117,7 @@ def why_dropped(page: Page, rules: wikitext.Rules) -> str | None:
     return None
 
 
-def prepare(pages: Iterable[Page], rules: wikitext.Rules, *, lists: bool, dropped: Counter) -> Iterator[Article]:
+def prepare(pages: Iterable[Page], rules: templates.Rules, *, lists: bool, dropped: Counter) -> Iterator[Article]:
     """The articles among some pages; the others are counted in `dropped`, by reason."""
     for page in pages:
         if reason := why_dropped(page, rules):
@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--part {args.part} is not one of 0 to {args.parts - 1}")
     if importlib.util.find_spec("wikiextractor") is None:
         raise WikiextractorError(f"{sys.executable} has no wikiextractor; install envs/requirements.txt")
-    rules = wikitext.load(args.templates)
+    rules = templates.load(args.templates)
     streams = part_of(read_index(args.index), args.part, args.parts)
     dropped = Counter()
     with cli.writing(args.output) as (partial,), documents.writing(partial) as writer, TemporaryDirectory() as folder:

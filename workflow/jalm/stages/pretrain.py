@@ -62,6 +62,15 @@ def state_key(config: Pretrain, manifests: list[Path]) -> tuple[str, dict]:
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16], settings
 
 
+def record_settings(path: Path, settings: dict) -> None:
+    """Write what a state stands for; say so when the code is another than when it was begun."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
+    if before["code"] != settings["code"]:
+        cli.log.info("the code was changed since this training began: %s is now %s", before["code"], settings["code"])
+    with cli.writing(path) as (partial,):
+        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
 def batches(mixture: Mixture, config: Pretrain, step: int, rank: int, ranks: int, vocab_size: int) -> list:
     """What one of `ranks` processes is fed in one optimizer step, in pieces that fit into its memory."""
     from jalm.formats import models
@@ -102,6 +111,9 @@ class Trainer:
                 "lower block_size, or take more text"
             )
         logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of tied weights at each checkpoint
+        for shards in train:
+            if shards.tokens < config.block_size:
+                cli.log.info("%s has less than one block of %s tokens: not used", shards.path, config.block_size)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
         if config.global_batch_size % self.accelerator.num_processes:
             raise TrainingError(
@@ -255,7 +267,8 @@ def _cut_log(path: Path, step: int) -> None:
     if path.is_file():
         # the last line may be half a line, if the process was killed while writing it
         lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+        with cli.writing(path) as (cut,):
+            cut.write_text("".join(line for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -267,6 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--valid", type=Path, nargs="+", required=True, metavar="FILE", help="manifests, as in --corpora"
     )
+    parser.add_argument("--code", default="", help="digest of the code, recorded with the state")
     parser.add_argument("--states", type=Path, required=True, metavar="DIR", help="where training states are kept")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the trained model and its log")
     parser.add_argument(
@@ -285,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
         import torch
 
         torch.set_num_threads(args.cpus)
-        (state / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        record_settings(state / "settings.json", {**settings, "code": args.code})
         trainer = Trainer(config, [Shards(path) for path in args.train], [Shards(path) for path in args.valid], state)
         checkpoints.publish(trainer.run(), args.output)
     last = json.loads((state / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])

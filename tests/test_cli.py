@@ -1,0 +1,230 @@
+import io
+import json
+import logging
+import shlex
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jalm
+from jalm import cli, config
+from jalm.formats import documents
+
+GPT2 = config.GPT2(n_layer=2, n_head=4, n_embd=128)
+ROBERTA = config.Roberta(num_hidden_layers=2, hidden_act="gelu_new")
+SECTIONS = [
+    config.Download(),
+    config.Download(
+        wiki="ja_wiki1", date="20261101", sha1="0" * 40, mirror="file:鏡 1/it's", contact="「連絡先」 <a@b>"
+    ),
+    config.Extract(headings=False),
+    config.NoKnobs(),
+    config.Segment(dictionary='/辞書 3.1/"UniDic"; rm -rf $HOME `id` \\ {corpus} %(x)s'),
+    config.Filter(min_characters=0, max_characters=10**12),
+    config.Dedup(exact=False),
+    config.Split(valid_fraction=1e-7, test_fraction=0.1 + 0.2, salt="-x"),
+    config.TrainTokenizer(seed="", character_coverage=1.0, normalization="none"),
+    config.Pretrain(architecture="gpt2", config=GPT2, corpora={"jawiki": 0.5, "cc100": 2.0}, max_steps=1),
+    config.Pretrain(architecture="roberta", config=ROBERTA, corpora={"jawiki": 1}, max_steps=1, mixed_precision="no"),
+    config.Evaluate(batch_size=3),
+    config.Export(name="gpt2-20261101"),
+    config.Export(
+        name="--gpt2",
+        generation=config.Generation(do_sample=False),
+        data=[{"name": "歌", "license": "MIT", "attribution": '「it\'s」, "両方"\n😀'}],
+    ),
+]
+
+
+def both(section) -> str:
+    """All options of a section, those that can change a result and the others."""
+    return f"{config.flags(section)} {config.flags(section, neutral=True)}"
+
+
+def parsed(section, words):
+    return cli.parse(cli.parser("「100 %」", type(section), "stage"), words)[1]
+
+
+# ---- the options
+
+
+@pytest.mark.parametrize("kind", sorted({type(section) for section in SECTIONS}, key=lambda kind: kind.__name__))
+def test_every_knob_has_an_option_with_its_meaning(kind):
+    shown = " ".join(cli.parser("「100 %」", kind, "stage").format_help().split())
+    for name, info in kind.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in shown
+        assert info.description in shown
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: type(section).__name__)
+def test_flags_say_all_that_a_section_is(section):
+    assert parsed(section, shlex.split(both(section))) == section
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: type(section).__name__)
+def test_a_shell_takes_flags_apart_as_they_are_meant(section):
+    script = f"printf '%s\\0' jalm {both(section)}"
+    told = subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout.decode()
+    assert told.split("\0") == ["jalm", *shlex.split(both(section)), ""]
+
+
+@settings(deadline=None)
+@given(
+    st.text(st.characters(exclude_characters="\0", codec="utf-8")).filter(lambda text: text != "--")
+)  # argparse eats it
+def test_any_text_survives_as_a_knob(text):
+    section = config.Split(salt=text)
+    assert parsed(section, shlex.split(both(section))) == section
+
+
+def test_null_is_nothing_only_where_nothing_is_allowed():
+    assert config.decode(config.Download, {"sha1": "null"}).sha1 is None
+    assert config.decode(config.Split, {"salt": "null"}).salt == "null"
+
+
+def test_flags_spell_out_defaults_and_leave_out_what_changes_no_result():
+    assert config.flags(config.Download(date="20261101")) == (
+        "--wiki=jawiki --date=20261101 --layout=classic --sha1=null"
+    )
+    assert config.flags(config.Download(), neutral=True) == (
+        "--mirror=https://dumps.wikimedia.org --contact='' --retries=5"
+    )
+
+
+def test_the_flags_of_a_kind_leave_out_the_knobs_of_others():
+    tokenizer = config.Tokenizer(corpora=["jawiki"], vocab_size=4000)
+    assert config.flags(tokenizer, config.TrainTokenizer) == config.flags(config.TrainTokenizer(vocab_size=4000))
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--valid-fraction", "0.5"], r"--valid-fraction: 0\.5: .* less than 0\.5"),
+        (["--valid-fraction", "半分"], r"--valid-fraction: '半分': .* valid number"),
+    ],
+)
+def test_a_value_outside_its_bounds_is_named_with_its_option(words, fault):
+    with pytest.raises(config.ConfigError, match=fault):
+        parsed(config.Split(), words)
+
+
+def test_every_wrong_value_is_named():
+    with pytest.raises(config.ConfigError, match=r"(?s)--min-characters: -1.*--max-characters: 0"):
+        parsed(config.Filter(), ["--min-characters", "-1", "--max-characters", "0"])
+
+
+def test_an_option_is_never_guessed_from_its_beginning():
+    with pytest.raises(SystemExit) as refusal:
+        parsed(config.Filter(), ["--min", "5"])
+    assert refusal.value.code == 2
+
+
+# ---- running a stage by its name
+
+
+def test_the_overview_names_every_stage_and_command(capsys):
+    cli.run([])
+    shown = capsys.readouterr().out
+    for path in [*cli.PACKAGE.glob("stages/[a-z]*.py"), *cli.PACKAGE.glob("commands/[a-z]*.py")]:
+        assert f"  {path.stem} " in shown
+    assert "Assign whole documents to train, valid and test." in shown
+
+
+def test_the_version_is_shown(capsys):
+    cli.run(["--version"])
+    assert capsys.readouterr().out == f"{jalm.__version__}\n"
+
+
+def test_an_unknown_stage_is_refused_with_the_known_ones():
+    with pytest.raises(SystemExit, match=r"^jalm: 'spilt' is not one of: .*dedup.*split"):
+        cli.run(["spilt"])
+
+
+def test_a_missing_file_is_named_with_its_stage(tmp_path):
+    words = ["--input", str(tmp_path / "無.json"), "--output", str(tmp_path / "summary.json")]
+    with pytest.raises(SystemExit, match=r"^split_summary: No such file or directory: .*無\.json$"):
+        cli.run(["split_summary", *words])
+
+
+def test_a_fault_is_one_line_on_stderr_and_exit_status_1(tmp_path):
+    path = tmp_path / "000.json"
+    path.write_text(json.dumps({side: {"documents": 3 * (side == "train")} for side in config.SIDES}), encoding="utf-8")
+    words = ["split_summary", "--input", path, "--output", tmp_path / "summary.json"]
+    told = subprocess.run([sys.executable, "-m", "jalm", *words], capture_output=True, text=True)
+    assert told.returncode == 1
+    assert told.stdout == ""
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("split_summary: valid and test would be empty: 3 documents")
+
+
+# ---- files that are whole or not there
+
+
+def test_a_file_has_its_name_only_when_it_is_complete(tmp_path):
+    final = tmp_path / "new" / "終わり.txt"
+    with cli.writing(final) as (path,):
+        path.write_text("途中", encoding="utf-8")
+        assert not final.exists()
+    assert final.read_text(encoding="utf-8") == "途中"
+    assert list(final.parent.iterdir()) == [final]
+
+
+def test_what_fails_leaves_the_earlier_file_and_a_partial_one(tmp_path):
+    (tmp_path / "a").write_text("前", encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), cli.writing(tmp_path / "a", tmp_path / "b") as (a, b):
+        a.write_text("後", encoding="utf-8")
+        b.write_text("後", encoding="utf-8")
+        raise ZeroDivisionError
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "前"
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "a.partial", "b.partial"}
+
+
+def test_a_folder_replaces_the_earlier_one_and_what_a_killed_job_left(tmp_path):
+    for name in ("out", "out.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    with cli.writing(tmp_path / "out") as (folder,):
+        folder.mkdir()
+        (folder / "new").touch()
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {"out", "out/new"}
+
+
+def test_a_killed_writer_leaves_only_partial_files(tmp_path):
+    script = """
+import os, pathlib, signal, sys
+from jalm import cli
+from jalm.formats import documents
+with cli.writing(pathlib.Path(sys.argv[1])) as (path,), documents.writing(path) as writer:
+    for number in range(200_000):
+        writer.write({"id": number, "text": "吾輩は猫である。"})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    told = subprocess.run([sys.executable, "-c", script, tmp_path / "a.jsonl.zst"])
+    assert told.returncode == -9
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl.zst.partial"]
+    with pytest.raises(documents.DocumentError):
+        list(documents.read(tmp_path / "a.jsonl.zst.partial"))
+
+
+# ---- what is logged
+
+
+def test_progress_passes_everything_on_and_says_how_far_it_is(caplog, monkeypatch):
+    monkeypatch.setattr(cli, "LOG_INTERVAL", -1)  # seconds
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # which is no terminal
+    with caplog.at_level(logging.INFO):
+        assert list(cli.progress(iter("いろは"), unit="文字", total=1234)) == ["い", "ろ", "は"]
+    assert caplog.messages == ["0 of 1,234 文字", "1 of 1,234 文字", "2 of 1,234 文字"]
+
+
+def test_the_closing_line_names_the_reasons_that_occurred(caplog):
+    with caplog.at_level(logging.INFO):
+        cli.closing("filter", "1,234 documents", "1,232 documents", {"too short": 2, "too long": 0})
+        cli.closing("filter", "2 documents", "2 documents", {"too short": 0})
+    assert caplog.messages == [
+        "filter: 1,234 documents in, 1,232 documents out; dropped: 2 too short",
+        "filter: 2 documents in, 2 documents out; dropped: nothing",
+    ]

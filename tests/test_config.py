@@ -1,0 +1,239 @@
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jalm.config import ConfigError, UnknownDate, flags, load, merge
+
+ROOT = Path(__file__).parents[1]
+
+BASE = """
+dump_date: "20261101"
+corpora:
+  jawiki: {source: mediawiki, license: CC-BY-SA-4.0}
+  歌: null
+  cc100: {source: text, paths: [歌.txt], license: MIT, parts: 4}
+tokenizers:
+  unigram-8k: {corpora: [jawiki, cc100], vocab_size: 8000}
+models:
+  gpt2-small: {preset: gpt2-small, tokenizer: unigram-8k, corpora: {jawiki: 1, cc100: 0.5}}
+"""
+
+
+def shipped(name: str) -> dict:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def loaded(*texts: str):
+    """The configuration of YAML texts, each on top of those before."""
+    merged, sources = {}, {}
+    for name, text in zip(["config.yaml", "my.yaml", "--config"], [BASE, *texts], strict=False):
+        sources[name] = yaml.safe_load(text)
+        merged = merge(merged, sources[name])
+    return load(merged, sources)
+
+
+def mistakes(*texts: str) -> list[str]:
+    """Lines of the message that a configuration is refused with."""
+    with pytest.raises(ConfigError) as refusal:
+        loaded(*texts)
+    return str(refusal.value).splitlines()
+
+
+# ---- what is shipped
+
+
+def test_the_configuration_as_shipped_is_one():
+    config = load(shipped("config.yaml"))
+    assert list(config.corpora) == ["jawiki"]
+    assert list(config.models) == ["gpt2-small", "roberta-base"]
+
+
+def test_the_demo_lies_on_top_of_it_and_replaces_its_models():
+    config = load(merge(shipped("config.yaml"), shipped("demo.yaml")))
+    assert list(config.tokenizers) == ["unigram-4k"]
+    assert list(config.models) == ["gpt2-tiny", "roberta-tiny"]
+    assert config.corpora["jawiki"].parts == 2
+    assert config.corpora["jawiki"].wiki == "jawiki"  # as config.yaml has it
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow/presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_preset_is_a_model(path):
+    config = loaded(
+        f"models: {{gpt2-small: null, m: {{preset: {path.stem}, tokenizer: unigram-8k, corpora: {{jawiki: 1}}}}}}"
+    )
+    assert config.models["m"].max_steps == yaml.safe_load(path.read_text(encoding="utf-8"))["max_steps"]
+
+
+# ---- dates
+
+
+@pytest.mark.parametrize("date", ["20261001", "'20261001'"])
+def test_a_date_may_come_as_a_number(date):
+    config = loaded(f"dump_date: {date}", f"pin: {{tokenizer: {date}}}")
+    assert (config.dump_date, config.pin.tokenizer) == ("20261001", "20261001")
+
+
+@pytest.mark.parametrize(
+    "date", ["latest", "20261131", "2026-11-01", "'202611 1'", "'２０２６1101'", "null", "2026110"]
+)
+def test_what_is_no_day_of_the_calendar_is_no_date(date):
+    with pytest.raises(UnknownDate, match=r"^my\.yaml: dump_date is "):
+        loaded(f"dump_date: {date}")
+
+
+def test_names_in_paths_carry_the_date_of_what_comes_from_a_dump():
+    config = loaded("pin: {tokenizer: '20261001'}")
+    assert (config.corpus_id("jawiki"), config.corpus_id("cc100")) == ("jawiki-20261101", "cc100")
+    assert config.tokenizer_id("unigram-8k") == "unigram-8k-20261001"
+    assert config.model_id("gpt2-small") == "gpt2-small-20261101"
+
+
+# ---- merging
+
+
+def test_an_entry_set_to_null_disappears():
+    config = loaded("{models: {gpt2-small: null}, tokenizers: {unigram-8k: null}, corpora: {cc100: null}}")
+    assert (list(config.corpora), config.tokenizers, config.models) == (["jawiki"], {}, {})
+
+
+def test_a_preset_is_overridden_key_by_key():
+    model = loaded("models: {gpt2-small: {config: {n_layer: 3}, learning_rate: 1.0e-3}}").models["gpt2-small"]
+    preset = yaml.safe_load((ROOT / "workflow/presets/gpt2-small.yaml").read_text(encoding="utf-8"))
+    assert (model.config.n_layer, model.learning_rate) == (3, 0.001)
+    assert (model.config.n_head, model.warmup_steps) == (preset["config"]["n_head"], preset["warmup_steps"])
+
+
+def test_merging_changes_neither_side():
+    below, above = {"a": {"b": 1, "c": [1]}}, {"a": {"b": {"d": 2}}}
+    assert merge(below, above) == {"a": {"b": {"d": 2}, "c": [1]}}
+    assert (below, above) == ({"a": {"b": 1, "c": [1]}}, {"a": {"b": {"d": 2}}})
+
+
+def test_what_is_on_top_counts():
+    assert loaded("filter: {min_characters: 5}", "filter: {min_characters: 7}").filter.min_characters == 7
+
+
+# ---- mistakes, each with its place
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dumpdate: 5", "dumpdate is not a known key; did you mean dump_date?"),
+        ("filter: {min_charakters: 5}", "filter.min_charakters is not a known key; did you mean min_characters?"),
+        ("corpora: {jawiki: {licence: MIT}}", "corpora.jawiki.licence is not a known key; did you mean license?"),
+        ("corpora: {cc100: {path: x}}", "corpora.cc100.path is not a known key; did you mean paths?"),
+        ("tokenizers: {unigram-8k: {vocabsize: 5}}", "tokenizers.unigram-8k.vocabsize is not a known key; did you mean vocab_size?"),
+        ("models: {gpt2-small: {max_step: 5}}", "models.gpt2-small.max_step is not a known key; did you mean max_steps?"),
+        ("models: {gpt2-small: {generation: {topk: 5}}}", "models.gpt2-small.generation.topk is not a known key; did you mean top_k?"),
+        ("models: {gpt2-small: {config: {n_layers: 5}}}", "models.gpt2-small: config of a gpt2: n_layers is 5: not a known key; did you mean n_layer?"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_key_is_met_with_the_right_one(text, message):
+    assert mistakes(text) == [f"my.yaml: {message}"]
+
+
+def test_a_key_like_no_other_is_met_with_all():
+    assert mistakes("dedup: {近似: true}") == ["my.yaml: dedup.近似 is not a known key; known are: exact"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: {gpt2-small: {tokenizer: unigram-23k}}", "models.gpt2-small.tokenizer is 'unigram-23k', which is not one of: unigram-8k"),
+        ("models: {gpt2-small: {corpora: {jawki: 1}}}", "models.gpt2-small.corpora has 'jawki', which is not one of: jawiki, cc100"),
+        ("tokenizers: {unigram-8k: {corpora: [歌]}}", "tokenizers.unigram-8k.corpora has '歌', which is not one of: jawiki, cc100"),
+        ("models: {gpt2-small: {preset: gpt3}}", "models.gpt2-small.preset is 'gpt3', which is not one of: gpt2-small, roberta-base"),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_is_met_with_the_known_ones(text, message):
+    assert mistakes(text, "split: {salt: 42}") == [f"my.yaml: {message}"]
+
+
+def test_a_name_that_loses_its_entry_is_named_where_it_is_used():
+    (line,) = mistakes("tokenizers: {unigram-8k: null}")
+    assert line == "config.yaml: models.gpt2-small.tokenizer is 'unigram-8k', which is not one of: (none)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: {gpt2-small: {global_batch_size: 500}}", "global_batch_size 500 does not divide into per_device_train_batch_size 16; use 496 or 512"),
+        ("models: {gpt2-small: {global_batch_size: 5}}", "global_batch_size 5 does not divide into per_device_train_batch_size 16; use 16"),
+        ("models: {gpt2-small: {max_steps: 99, warmup_steps: 100}}", "warmup_steps 100 is more than max_steps 99"),
+    ],
+)  # fmt: skip
+def test_numbers_that_do_not_go_together_are_named(text, message):
+    assert mistakes(text) == [f"my.yaml: models.gpt2-small: {message}"]
+
+
+def test_heads_that_do_not_divide_the_width_are_named():
+    (line,) = mistakes("models: {gpt2-small: {config: {n_embd: 100, n_head: 7}}}")
+    assert line.startswith("my.yaml: models.gpt2-small: config of a gpt2: sizes is ")
+    assert line.endswith("n_embd 100 does not divide into n_head 7")
+
+
+def test_each_mistake_is_told_with_the_file_it_was_made_in():
+    lines = mistakes("{split: {valid_fraction: 0.7}, filter: {min_characters: 多}}", "filter: {min_characters: 少}")
+    assert [line.partition(" is ")[0] for line in lines] == [
+        "--config: filter.min_characters",
+        "my.yaml: split.valid_fraction",
+    ]
+
+
+def test_a_key_that_no_file_has_is_missing_from_all():
+    (line,) = mistakes("corpora: {uta: {source: text, license: MIT}}")
+    assert line == "config.yaml, my.yaml: corpora.uta.paths is missing"
+
+
+@pytest.mark.parametrize("name", ["jawiki/2", "my corpus", "-x", "歌", "../x", "2026"])
+def test_a_name_that_cannot_be_a_path_is_refused_with_its_place(name):
+    (line,) = mistakes(f"corpora: {{'{name}': {{source: text, paths: [a.txt], license: MIT}}}}")
+    assert line.startswith(f"my.yaml: corpora.{name} is '{name}': ")
+
+
+@pytest.mark.parametrize("name", ["text", "mediawiki"])
+def test_a_corpus_may_be_called_as_its_kind(name):
+    (line,) = mistakes(f"corpora: {{{name}: {{source: text, paths: [], license: MIT}}}}")
+    assert line.startswith(f"my.yaml: corpora.{name}.paths is []: ")
+
+
+def test_a_mirror_that_is_no_address_is_refused():
+    assert mistakes("corpora: {jawiki: {mirror: dumps}}") == [
+        "my.yaml: corpora.jawiki.mirror is 'dumps': is no https:, http: or file: address"
+    ]
+
+
+@pytest.mark.parametrize("passes", [0, -1])
+def test_a_corpus_is_passed_over_or_not_named_at_all(passes):
+    (line,) = mistakes(f"models: {{gpt2-small: {{corpora: {{jawiki: {passes}}}}}}}")
+    assert line.startswith(f"my.yaml: models.gpt2-small.corpora.jawiki is {passes}: ")
+
+
+# ---- what the stages are told
+
+
+def test_download_is_told_what_belongs_to_it():
+    config = loaded("{contact: 'mailto:jalm@example.org', corpora: {jawiki: {mirror: 'file:鏡', sha1: abc}}}")
+    assert flags(config.download("jawiki")) == "--wiki=jawiki --date=20261101 --layout=classic --sha1=abc"
+    neutral = shlex.split(flags(config.download("jawiki"), neutral=True))
+    assert neutral == ["--mirror=file:鏡", "--contact=mailto:jalm@example.org", "--retries=5"]
+
+
+def test_export_is_told_the_licence_of_each_corpus():
+    told = loaded("corpora: {cc100: {attribution: 「歌」の人}}").export("gpt2-small")
+    assert told.name == "gpt2-small-20261101"
+    assert told.data == [
+        {"name": "jawiki-20261101", "license": "CC-BY-SA-4.0", "attribution": ""},
+        {"name": "cc100", "license": "MIT", "attribution": "「歌」の人"},
+    ]
+
+
+def test_a_neutral_knob_leaves_the_flags_as_they_are():
+    before, after = (
+        loaded(text).models["gpt2-small"] for text in ("{}", "models: {gpt2-small: {per_device_train_batch_size: 4}}")
+    )
+    assert flags(before) == flags(after)
+    assert flags(before, neutral=True) != flags(after, neutral=True)
