@@ -72,9 +72,7 @@ def test_a_shell_takes_flags_apart_as_they_are_meant(section):
 
 
 @settings(deadline=None)
-@given(
-    st.text(st.characters(exclude_characters="\0", codec="utf-8")).filter(lambda text: text != "--")
-)  # argparse eats it
+@given(st.text(st.characters(exclude_characters="\0", codec="utf-8")).filter("--".__ne__))  # argparse eats --
 def test_any_text_survives_as_a_knob(text):
     section = config.Split(salt=text)
     assert parsed(section, shlex.split(both(section))) == section
