@@ -78,3 +78,10 @@ def test_figures_say_what_they_are_of(tiny):
     summary = json.loads((tiny.root / "summary.json").read_text(encoding="utf-8"))
     assert (record["test_set"], record["objective"]) == ("wiki", "next token")
     assert {key: record[key] for key in summary["test"]} == summary["test"]
+
+
+def test_a_test_set_of_which_nothing_is_predicted_is_refused(tiny, stream, tmp_path):
+    files = {"model": tiny.model("gpt2"), "test": stream([2]), "name": "wiki", "output": tmp_path / "figures.json"}
+    with pytest.raises(evaluate.EvaluationError, match="has 1 tokens, of which none is predicted"):
+        evaluate.main(tiny.arguments(Evaluate(), **files))
+    assert not (tmp_path / "figures.json").exists()

@@ -127,6 +127,17 @@ def test_the_state_of_a_training_is_found_again_by_what_it_learns(tiny):
     assert len({*different, other_data}) == 6
 
 
+def test_going_on_under_changed_code_is_said_and_recorded(tmp_path, caplog):
+    path = tmp_path / "settings.json"
+    pretrain.record_settings(path, {"code": "stages.pretrain@1"})
+    pretrain.record_settings(path, {"code": "stages.pretrain@1"})
+    assert not caplog.records
+    with caplog.at_level("INFO", logger="jalm"):
+        pretrain.record_settings(path, {"code": "stages.pretrain@2"})
+    assert "stages.pretrain@1 is now stages.pretrain@2" in caplog.text
+    assert json.loads(path.read_text()) == {"code": "stages.pretrain@2"}
+
+
 def test_the_log_is_cut_where_the_training_goes_on(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.5}) + "\n" for step in (1, 2, 2, 3)]
     (tmp_path / "log.jsonl").write_text("".join(lines) + '{"step": 4, "lo', encoding="utf-8")

@@ -110,6 +110,11 @@ def test_no_line_is_long_enough_to_be_dropped_by_sentencepiece(text):
     assert "".join(lines) == text.replace("㌖", "キロメートル")
 
 
+def test_a_sentence_with_the_block_that_sentencepiece_reserves_is_kept():
+    document = {"paragraphs": [["▁▂▃▄▅▆▇█と並ぶ。", "次の文。"]]}
+    assert list(sentences(document, lambda text: text)) == ["▁▂▃▄▆▇█と並ぶ。", "次の文。"]
+
+
 def test_a_paragraph_without_sentences_gives_no_line():
     assert list(sentences({"paragraphs": [[], ["「」"], []]}, str)) == ["「」"]
 

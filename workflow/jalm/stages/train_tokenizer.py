@@ -64,6 +64,7 @@ def sentences(document: documents.Document, normalize: Callable[[str], str]) -> 
     """Normalised sentences of a document, too long ones in pieces; ㌖ is one character before and six after."""
     for paragraph in document["paragraphs"]:
         for sentence in map(normalize, paragraph):
+            sentence = sentence.replace(RESERVED, "")
             for begin in range(0, len(sentence), LONGEST):
                 yield sentence[begin : begin + LONGEST]
 
@@ -142,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
             for sentence in sentences(document, normalize):
                 counts["sentences"] += 1
                 counts["characters"] += len(sentence)
-                yield sentence.replace(RESERVED, "")
+                yield sentence
 
     model = train(lines(), config)
     with cli.writing(args.model, args.tokenizer, args.report) as (spm, exported, report):
