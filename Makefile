@@ -24,10 +24,11 @@ demo: environment
 
 # shown once for each run that made something
 demo/summary-$(DEMO_DATE).txt: demo/results/export/gpt2-tiny-$(DEMO_DATE) demo/results/export/roberta-tiny-$(DEMO_DATE)
-	{ echo; echo "Hugging Face folders:"; ls -d $(^:%=./%); echo; \
+	{ set -e; echo; echo "Hugging Face folders:"; ls -d $(^:%=./%); echo; \
 	$(BIN)/jalm compare demo/results/evaluate/*/*.json; echo; \
 	echo "日本の …"; $(BIN)/jalm generate $< 日本の; echo; \
-	echo "江戸[MASK]代は、"; $(BIN)/jalm generate $(word 2,$^) "江戸[MASK]代は、"; } | tee $@.partial
+	echo "江戸[MASK]代は、"; $(BIN)/jalm generate $(word 2,$^) "江戸[MASK]代は、"; } > $@.partial
+	cat $@.partial
 	mv $@.partial $@
 
 lint: environment

@@ -1,10 +1,11 @@
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from jalm.config import ConfigError, UnknownDate, flags, load, merge
+from jalm.config import Activation, ConfigError, UnknownDate, flags, load, merge
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,6 +99,16 @@ def test_an_entry_set_to_null_disappears():
     assert (list(config.corpora), config.tokenizers, config.models) == (["jawiki"], {}, {})
 
 
+def test_a_null_that_snakemake_made_a_word_is_one_too():
+    assert list(loaded("models: {gpt2-small: 'null'}").models) == []
+
+
+def test_a_model_may_do_without_a_preset():
+    own = "architecture: roberta, config: {num_hidden_layers: 3}, max_steps: 5"
+    config = loaded(f"models: {{歌-base: null, own: {{{own}, tokenizer: unigram-8k, corpora: {{jawiki: 1}}}}}}")
+    assert (list(config.models), config.models["own"].config.num_hidden_layers) == (["gpt2-small", "own"], 3)
+
+
 def test_a_preset_is_overridden_key_by_key():
     model = loaded("models: {gpt2-small: {config: {n_layer: 3}, learning_rate: 1.0e-3}}").models["gpt2-small"]
     preset = yaml.safe_load((ROOT / "workflow/presets/gpt2-small.yaml").read_text(encoding="utf-8"))
@@ -163,16 +174,29 @@ def test_a_name_that_loses_its_entry_is_named_where_it_is_used():
         ("models: {gpt2-small: {global_batch_size: 500}}", "global_batch_size 500 does not divide into per_device_train_batch_size 16; use 496 or 512"),
         ("models: {gpt2-small: {global_batch_size: 5}}", "global_batch_size 5 does not divide into per_device_train_batch_size 16; use 16"),
         ("models: {gpt2-small: {max_steps: 99, warmup_steps: 100}}", "warmup_steps 100 is more than max_steps 99"),
+        ("models: {gpt2-small: {generation: {max_new_tokens: 1024}}}", "generation.max_new_tokens 1024 must be less than block_size 1024"),
     ],
 )  # fmt: skip
 def test_numbers_that_do_not_go_together_are_named(text, message):
     assert mistakes(text) == [f"my.yaml: models.gpt2-small: {message}"]
 
 
-def test_heads_that_do_not_divide_the_width_are_named():
-    (line,) = mistakes("models: {gpt2-small: {config: {n_embd: 100, n_head: 7}}}")
-    assert line.startswith("my.yaml: models.gpt2-small: config of a gpt2: sizes is ")
-    assert line.endswith("n_embd 100 does not divide into n_head 7")
+def test_numbers_that_only_just_go_together_are_taken():
+    model = loaded("models: {gpt2-small: {max_steps: 99, warmup_steps: 99, generation: {max_new_tokens: 1023}}}")
+    assert model.models["gpt2-small"].generation.max_new_tokens == model.models["gpt2-small"].block_size - 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width", "heads"),
+    [("gpt2", "n_embd", "n_head"), ("roberta", "hidden_size", "num_attention_heads")],
+)
+def test_heads_that_do_not_divide_the_width_are_named(architecture, width, heads):
+    model = (
+        f"{{architecture: {architecture}, config: {{{width}: 100, {heads}: 7}}, max_steps: 1, tokenizer: unigram-8k}}"
+    )
+    (line,) = mistakes(f"models: {{own: {model}}}")
+    assert line.startswith(f"my.yaml: models.own: config of a {architecture}: sizes is ")
+    assert line.endswith(f"{width} 100 does not divide into {heads} 7")
 
 
 def test_each_mistake_is_told_with_the_file_it_was_made_in():
@@ -217,9 +241,9 @@ def test_a_corpus_is_passed_over_or_not_named_at_all(passes):
 
 def test_download_is_told_what_belongs_to_it():
     config = loaded("{contact: 'mailto:jalm@example.org', corpora: {jawiki: {mirror: 'file:鏡', sha1: abc}}}")
-    assert flags(config.download("jawiki")) == "--wiki=jawiki --date=20261101 --layout=classic --sha1=abc"
+    assert flags(config.download("jawiki")) == "--wiki=jawiki --layout=classic --sha1=abc --date=20261101"
     neutral = shlex.split(flags(config.download("jawiki"), neutral=True))
-    assert neutral == ["--mirror=file:鏡", "--contact=mailto:jalm@example.org", "--retries=5"]
+    assert neutral == ["--mirror=file:鏡", "--retries=5", "--contact=mailto:jalm@example.org"]
 
 
 def test_export_is_told_the_licence_of_each_corpus():
@@ -237,3 +261,15 @@ def test_a_neutral_knob_leaves_the_flags_as_they_are():
     )
     assert flags(before) == flags(after)
     assert flags(before, neutral=True) != flags(after, neutral=True)
+
+
+def test_activations_are_those_that_transformers_knows():
+    from transformers.activations import ACT2FN
+
+    assert set(get_args(Activation)) <= ACT2FN.keys()
+
+
+def test_a_file_on_top_can_take_a_corpus_out_of_a_mixture():
+    corpora = "corpora: {memo: {source: text, paths: [a.txt], license: CC0-1.0}}"
+    config = loaded(f"{{{corpora}, models: {{gpt2-small: {{corpora: {{jawiki: null, memo: 1}}}}}}}}")
+    assert config.models["gpt2-small"].corpora == {"cc100": 0.5, "memo": 1.0}

@@ -134,7 +134,7 @@ def test_going_on_under_changed_code_is_said_and_recorded(tmp_path, caplog):
     assert not caplog.records
     with caplog.at_level("INFO", logger="jalm"):
         pretrain.record_settings(path, {"code": "stages.pretrain@2"})
-    assert "stages.pretrain@1 is now stages.pretrain@2" in caplog.text
+    assert "code changed since this training was last run: stages.pretrain@1 is now stages.pretrain@2" in caplog.text
     assert json.loads(path.read_text()) == {"code": "stages.pretrain@2"}
 
 
@@ -280,6 +280,19 @@ def test_a_damaged_end_is_made_again_from_the_last_checkpoint(tiny, tmp_path, mo
     weights.write_bytes(content[:-4] + b"\0\0\0\0")  # the same file as in the state
     monkeypatch.setattr(pretrain.Trainer, "step", None)
     assert (tiny.pretrain(config, tmp_path) / "model.safetensors").read_bytes() == content
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
+def test_a_training_in_bf16_goes_on_from_a_checkpoint_to_the_last_bit(tiny, tmp_path, architecture):
+    config = tiny.config(architecture, mixed_precision="bf16", max_steps=12, save_steps=4, save_total_limit=3)
+    losses = losses_of(tiny.pretrain(config, tmp_path))
+    state = state_of(tmp_path)
+    for folder in (state / "final", checkpoints.checkpoint(state, 12), checkpoints.checkpoint(state, 8)):
+        shutil.rmtree(folder)
+    assert losses_of(tiny.pretrain(config, tmp_path)) == losses
+    exact = losses_of(tiny.pretrain(tiny.config(architecture, max_steps=12), tmp_path / "fp32"))
+    assert losses != exact
+    np.testing.assert_allclose(losses, exact, rtol=0.05)
 
 
 def test_the_last_checkpoints_are_kept(tiny, tmp_path):

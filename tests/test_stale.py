@@ -92,6 +92,7 @@ def test_the_template_table_is_an_input_of_extract(finished):
         ("corpora={jawiki: {sha1: 0123456789012345678901234567890123456789}}", ALL),
         ("corpora={jawiki: {parts: 3}}", from_("extract")),
         ("extract={lists: false}", from_("extract")),
+        ("extract={time_limit: 5}", from_("extract")),
         ("segment={dictionary: unidic}", from_("segment")),
         ("filter={min_characters: 200}", from_("filter")),
         ("dedup={exact: false}", from_("dedup")),
@@ -114,7 +115,7 @@ def test_a_knob_makes_exactly_its_stage_and_those_below_stale(finished, knob, ex
     [
         "contact=someone@example.org",
         "corpora={jawiki: {mirror: 'https://mirror.example.org'}}",
-        "extract={time_limit: 5}",
+        "corpora={jawiki: {retries: 9}}",
         "evaluate={batch_size: 2}",
         "models={gpt2-tiny: {per_device_train_batch_size: 2, logging_steps: 1, eval_steps: 3, save_steps: 2}}",
         "models={gpt2-tiny: {save_total_limit: 5, eval_blocks: 3}}",
@@ -158,6 +159,18 @@ def test_a_new_corpus_leaves_the_others_alone_but_for_models_that_read_it(finish
     ran = finished.run("--dry-run", "--config", corpus)
     assert ran.rules == {"import_text", "segment", "filter", "dedup", "split", "split_summary"}
     assert all("/memo/" in output for _, output in ran.jobs)
+
+
+def test_a_new_date_of_the_wiki_leaves_local_text_alone(finished):
+    (finished.work / "memo").mkdir()
+    for number in range(100):
+        (finished.work / "memo" / f"{number}.txt").write_text(f"{number}番目の文書である。" * 20, encoding="utf-8")
+    corpus = "corpora={memo: {source: text, paths: [memo], parts: 2, license: CC0-1.0}}"
+    target = "results/split/memo/summary.json"
+    finished.run(target, "--config", corpus)
+    assert finished.run(target, "--dry-run", "--config", corpus, "dump_date=20261101").rules == set()
+    (finished.work / "memo" / "5.txt").write_text("書き直した。" * 50, encoding="utf-8")
+    assert "import_text" in finished.run(target, "--dry-run", "--config", corpus).rules
 
 
 def test_back_at_an_earlier_setting_its_model_is_found_and_not_trained(finished):

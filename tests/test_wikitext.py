@@ -201,3 +201,8 @@ def test_a_table_of_ones_own_adds_templates(tmp_path):
 def test_a_mistake_in_the_table_is_named(tmp_path, changed, complaint):
     with pytest.raises(templates.TemplateError, match=complaint):
         templates.load(table(tmp_path, **changed))
+
+
+def test_a_paragraph_may_begin_with_a_sign_of_tables():
+    wikitext_ = "!Kungは民族である。\n\n|x|は絶対値である。\n\n| 名前 = 値\n|}\n{|\n! 見出し\n| 欄\n"
+    assert wikitext.finish(wikitext.prepare(wikitext_, "題", RULES)) == "!Kungは民族である。\n|x|は絶対値である。"

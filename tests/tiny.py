@@ -108,10 +108,13 @@ class Tiny:
 
     def pretrain(self, config: Pretrain, folder: Path, **options: object) -> Path:
         """Run the pretrain stage here, its states and output in `folder`; the output."""
+        from accelerate.state import AcceleratorState
+
         from jalm.stages import pretrain
 
+        AcceleratorState._reset_state(reset_partial_state=True)  # the precision of the last training
         files = {"train": self.shards["train"], "valid": self.shards["valid"]} | options
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         try:
             pretrain.main(self.arguments(config, states=folder / "states", output=folder / "output", **files))
         finally:

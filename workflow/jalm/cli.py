@@ -26,7 +26,11 @@ Item = TypeVar("Item")
 def run(argv: list[str] | None = None) -> None:
     """Run the stage or command named by the first argument; a user's mistake ends with exit status 1."""
     argv = sys.argv[1:] if argv is None else argv
-    modules = {path.stem: f"jalm.{path.parent.name}.{path.stem}" for path in sorted(PACKAGE.glob("[sc]*s/[a-z]*.py"))}
+    modules = {
+        path.stem: f"jalm.{kind}.{path.stem}"
+        for kind in ("stages", "commands")
+        for path in sorted((PACKAGE / kind).glob("[a-z]*.py"))
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(modules))
         return
@@ -64,14 +68,10 @@ def _overview(modules: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    pass
-
-
 def parser(doc: str, section: type[Section], name: str) -> argparse.ArgumentParser:
     """Argument parser with one option per knob of `section`; `doc` is shown above them."""
     made = argparse.ArgumentParser(
-        prog=f"jalm {name}", description=doc, formatter_class=_HelpFormatter, allow_abbrev=False
+        prog=f"jalm {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     made.set_defaults(section=section)
     knobs = made.add_argument_group("knobs (config.yaml)")

@@ -34,7 +34,7 @@ class UnknownDate(ConfigError):
 
 
 def knob(description: str, *, neutral: bool = False, **bounds: Any) -> Any:
-    """A field of a section; `neutral` ones cannot change the bytes of a result."""
+    """A field of a section; `neutral` ones cannot change a result (the batch per device: but for rounding and dropout)."""
     return Field(description=description, json_schema_extra={"neutral": neutral}, **bounds)
 
 
@@ -47,18 +47,31 @@ class Section(BaseModel):
 # ---- corpora
 
 
-class Download(Section):
-    """What the download stage is told."""
+class Mirror(Section):
+    """Where the dumps of a wiki are."""
 
     wiki: Annotated[str, knob("name of the wiki at the mirror", pattern=r"^[a-z][a-z_0-9]*$")] = "jawiki"
-    date: Annotated[str | None, knob("date of the dump, YYYYMMDD", pattern=r"^\d{8}$")] = None
     layout: Annotated[Literal["classic"], knob("folder layout of the mirror")] = "classic"
     sha1: Annotated[str | None, knob("checksum that the dump must have, beside the mirror's own")] = None
     mirror: Annotated[str, knob("https:, http: or file: address of the mirror's root", neutral=True)] = (
         "https://dumps.wikimedia.org"
     )
-    contact: Annotated[str, knob("mail address or page that Wikimedia can reach you by", neutral=True)] = ""
     retries: Annotated[int, knob("attempts after a failed request", neutral=True, ge=0)] = 5
+
+    @field_validator("mirror")
+    @classmethod
+    def has_a_scheme(cls, mirror: str) -> str:
+        """Refuse a mirror that is no address."""
+        if not mirror.startswith(("https://", "http://", "file:")):
+            raise ValueError("is no https:, http: or file: address")
+        return mirror
+
+
+class Download(Mirror):
+    """What the download stage is told."""
+
+    date: Annotated[str | None, knob("date of the dump, YYYYMMDD", pattern=r"^\d{8}$")] = None
+    contact: Annotated[str, knob("mail address or page that Wikimedia can reach you by", neutral=True)] = ""
 
 
 class Extract(Section):
@@ -66,7 +79,9 @@ class Extract(Section):
 
     headings: Annotated[bool, knob("keep section headings, on lines of their own")] = True
     lists: Annotated[bool, knob("keep list items, on lines of their own")] = True
-    time_limit: Annotated[int, knob("seconds that wikiextractor may take for one batch", neutral=True, ge=1)] = 600
+    time_limit: Annotated[
+        int, knob("seconds that wikiextractor may take for one article; those beyond are dropped", ge=1)
+    ] = 600
 
 
 class NoKnobs(Section):
@@ -108,24 +123,10 @@ class Corpus(Section):
     attribution: Annotated[str, knob("whom the licence wants named, for the model card")] = ""
 
 
-class MediaWiki(Corpus):
+class MediaWiki(Corpus, Mirror):
     """A wiki's dump."""
 
     source: Literal["mediawiki"]
-    wiki: Annotated[str, knob("name of the wiki at the mirror", pattern=r"^[a-z][a-z_0-9]*$")] = "jawiki"
-    mirror: Annotated[str, knob("https:, http: or file: address of the mirror's root", neutral=True)] = (
-        "https://dumps.wikimedia.org"
-    )
-    layout: Annotated[Literal["classic"], knob("folder layout of the mirror")] = "classic"
-    sha1: Annotated[str | None, knob("checksum that the dump must have, beside the mirror's own")] = None
-
-    @field_validator("mirror")
-    @classmethod
-    def has_a_scheme(cls, mirror: str) -> str:
-        """Refuse a mirror that is no address."""
-        if not mirror.startswith(("https://", "http://", "file:")):
-            raise ValueError("is no https:, http: or file: address")
-        return mirror
 
 
 class Text(Corpus):
@@ -161,6 +162,9 @@ class Tokenizer(TrainTokenizer):
     corpora: Annotated[list[str], knob("corpora whose train side is sampled, each by its size", min_length=1)]
 
 
+Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "relu2", "silu"]  # of transformers' ACT2FN
+
+
 class GPT2(Section):
     """Sizes of a GPT-2, by the names of transformers' GPT2Config."""
 
@@ -168,7 +172,7 @@ class GPT2(Section):
     n_head: Annotated[int, knob("attention heads", ge=1)] = 12
     n_embd: Annotated[int, knob("width", ge=1)] = 768
     n_inner: Annotated[int | None, knob("width inside the feed-forward layers; null: 4 x n_embd", ge=1)] = None
-    activation_function: Annotated[str, knob("of the feed-forward layers")] = "gelu_new"
+    activation_function: Annotated[Activation, knob("of the feed-forward layers")] = "gelu_new"
     resid_pdrop: Annotated[float, knob("dropout after each sublayer", ge=0, lt=1)] = 0.0
     embd_pdrop: Annotated[float, knob("dropout of the embeddings", ge=0, lt=1)] = 0.0
     attn_pdrop: Annotated[float, knob("dropout of the attention weights", ge=0, lt=1)] = 0.0
@@ -188,7 +192,7 @@ class Roberta(Section):
     num_attention_heads: Annotated[int, knob("attention heads", ge=1)] = 12
     hidden_size: Annotated[int, knob("width", ge=1)] = 768
     intermediate_size: Annotated[int, knob("width inside the feed-forward layers", ge=1)] = 3072
-    hidden_act: Annotated[str, knob("activation of the feed-forward layers")] = "gelu"
+    hidden_act: Annotated[Activation, knob("activation of the feed-forward layers")] = "gelu"
     hidden_dropout_prob: Annotated[float, knob("dropout of embeddings and sublayers", ge=0, lt=1)] = 0.0
     attention_probs_dropout_prob: Annotated[float, knob("dropout of the attention weights", ge=0, lt=1)] = 0.0
 
@@ -379,15 +383,8 @@ class Config(Section):
 
     def download(self, corpus: str) -> Download:
         """What the download stage is told for one corpus."""
-        own = self.corpora[corpus]
-        return Download(
-            wiki=own.wiki,
-            date=self.dump_date,
-            layout=own.layout,
-            sha1=own.sha1,
-            mirror=own.mirror,
-            contact=self.contact,
-        )
+        mirror = {name: getattr(self.corpora[corpus], name) for name in Mirror.model_fields}
+        return Download(date=self.dump_date, contact=self.contact, **mirror)
 
     def export(self, model: str) -> Export:
         """What the export stage is told for one model."""
@@ -458,14 +455,19 @@ def _with_nulls(value: Any) -> Any:
 
 
 def _with_preset(entry: Any, where: str) -> Any:
-    if not isinstance(entry, Mapping) or "preset" not in entry:
+    """A model's entry on top of its preset, without the corpora that it sets to null."""
+    if not isinstance(entry, Mapping):
         return entry
     entry = dict(entry)
-    name = entry.pop("preset")
-    presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
-    if name not in presets:
-        raise ConfigError(f"{where}.preset is {name!r}, which is not one of: {', '.join(presets)}")
-    return merge(yaml.safe_load(presets[name].read_text(encoding="utf-8")), entry)
+    if "preset" in entry:
+        name = entry.pop("preset")
+        presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+        if not isinstance(name, str) or name not in presets:
+            raise ConfigError(f"{where}.preset is {name!r}, which is not one of: {', '.join(presets)}")
+        entry = merge(yaml.safe_load(presets[name].read_text(encoding="utf-8")), entry)
+    if isinstance(entry.get("corpora"), Mapping):
+        entry["corpora"] = {corpus: weight for corpus, weight in entry["corpora"].items() if weight is not None}
+    return entry
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

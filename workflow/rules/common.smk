@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -108,9 +109,11 @@ def signatures(wildcards):
 
 
 def earlier_signatures(wildcards):
-    """Signatures of the corpora before one in the configuration."""
+    """Signatures of the corpora before one in the configuration; of a dump for a dump only, or a date would change texts."""
     names = list(CORPORA)
     earlier = names[: names.index(wildcards.corpus)]
+    if not re.fullmatch(WIKIS, wildcards.corpus):
+        earlier = [name for name in earlier if not re.fullmatch(WIKIS, name)]
     return [path for name in earlier for path in of_parts("results/filter/{corpus}/signatures/{part}.jsonl.zst", name)]
 
 
@@ -222,9 +225,15 @@ def part_flags(wildcards):
     return f"--part {int(wildcards.part)} --parts {CORPORA[wildcards.corpus].parts}"
 
 
+def import_files(wildcards):
+    """Files of a text corpus, those of its folders too: Snakemake does not look into a folder that is an input."""
+    paths = map(Path, CORPORA[wildcards.corpus].paths)
+    return [str(file) for path in paths for file in (sorted(path.rglob("*.txt")) if path.is_dir() else [path])]
+
+
 def import_paths(wildcards):
-    """Files and folders of a text corpus."""
-    return CORPORA[wildcards.corpus].paths
+    """Files and folders of a text corpus, as configured: ids are made from them."""
+    return " ".join(map(shlex.quote, CORPORA[wildcards.corpus].paths))
 
 
 def train_tokenizer_flags(wildcards):

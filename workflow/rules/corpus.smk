@@ -56,7 +56,7 @@ rule extract:
 rule import_text:
     """Bring one part of a local text corpus in as documents."""
     input:
-        import_paths,
+        import_files,
     output:
         "results/import_text/{corpus}/{part}.jsonl.zst",
     log:
@@ -73,9 +73,11 @@ rule import_text:
     params:
         flags=flags(NoKnobs()),
         part=part_flags,
+        paths=import_paths,
         code=code("import_text"),
     shell:
-        "python -m jalm import_text {params.flags} {params.part}" " --input {input:q} --output {output:q} &> {log:q}"
+        "python -m jalm import_text {params.flags} {params.part}"
+        " --input {params.paths} --output {output:q} &> {log:q}"
 
 
 rule segment:

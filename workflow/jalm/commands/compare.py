@@ -4,6 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
+from jalm import Fault
+
+
+class NoEvaluation(Fault):
+    """A file that evaluate did not write."""
+
 
 def table(records: list[dict]) -> str:
     """One line a record; bits per character compare models with different tokenizers, perplexities do not."""
@@ -21,4 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="jalm compare", description=__doc__)
     parser.add_argument("evaluation", type=Path, nargs="+", help="results/evaluate/<model>/<test set>.json")
     args = parser.parse_args(argv)
-    print(table([json.loads(path.read_text(encoding="utf-8")) for path in args.evaluation]))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in args.evaluation]
+    for path, record in zip(args.evaluation, records, strict=True):
+        if not {"model", "test_set", "perplexity"} <= record.keys():
+            raise NoEvaluation(f"{path} is no evaluation; they are results/evaluate/<model>/<test set>.json")
+    print(table(records))

@@ -68,7 +68,7 @@ def whole(folder: Path) -> bool:
     try:
         digests = json.loads((folder / "digests.json").read_text(encoding="utf-8"))
         return all(digest(folder / name) == value for name, value in digests.items())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return False
 
 

@@ -4,7 +4,7 @@ Tensor names carry their axes: B sequences, T tokens, V pieces.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -71,22 +71,19 @@ class Batch:
     Attributes:
         inputs: int64, shape (B, T).
         labels: int64, shape (B, T), IGNORED where nothing is predicted.
-        documents: int64, shape (B, T), number of the document in its block; None for models that predict the next token.
         count: tokens to predict.
+        documents: int64, shape (B, T), number of the document in its block; None for models that predict the next token.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
+    count: int
     documents: torch.Tensor | None = None
-    count: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.count = int((self.labels != IGNORED).sum())
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         documents = None if self.documents is None else self.documents.to(device)
-        return Batch(self.inputs.to(device), self.labels.to(device), documents)
+        return Batch(self.inputs.to(device), self.labels.to(device), self.count, documents)
 
 
 def next_token_batch(blocks: np.ndarray) -> Batch:
@@ -98,7 +95,8 @@ def next_token_batch(blocks: np.ndarray) -> Batch:
     tokens = torch.from_numpy(blocks)
     labels = tokens[:, 1:].masked_fill(tokens[:, 1:] == IDS[PAD], IGNORED)
     # what follows the last token is seen by none; transformers warns of a <pad> there
-    return Batch(tokens[:, :-1].masked_fill(tokens[:, :-1] == IDS[PAD], IDS[EOS]), labels)
+    inputs = tokens[:, :-1].masked_fill(tokens[:, :-1] == IDS[PAD], IDS[EOS])
+    return Batch(inputs, labels, int((labels != IGNORED).sum()))
 
 
 def masked_batch(blocks: np.ndarray, seeds: list[tuple[int, ...]], probability: float, vocab_size: int) -> Batch:
@@ -124,7 +122,7 @@ def masked_batch(blocks: np.ndarray, seeds: list[tuple[int, ...]], probability: 
         inputs[row, replaced] = other[replaced]
     starts = (blocks[:, :-1] == IDS[BOS]) | (blocks[:, :-1] == IDS[PAD])  # a <pad> is a document of its own
     documents = torch.from_numpy(np.cumsum(starts, axis=1))
-    return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), documents)
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), int((labels != IGNORED).sum()), documents)
 
 
 def predict(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,8 +6,6 @@ is turned into tokens: Python's own NFKC differs from it on dozens of code point
 
 from tokenizers import normalizers
 
-NAMES = ("nfkc", "none")
-
 
 def build(name: str) -> normalizers.Normalizer:
     """The normaliser of a name; `nfkc` turns ～ into 〜 first, which NFKC would make an ASCII tilde."""

@@ -77,7 +77,7 @@ class Shards:
 class Mixture:
     """Blocks of several streams, each passed over as often as its weight says, in an order that a seed decides.
 
-    An epoch has `round(weight * tokens // block_size)` blocks of each stream. Where blocks begin moves from epoch to
+    An epoch has `round(weight * (tokens // block_size))` blocks of each stream. Where blocks begin moves from epoch to
     epoch, so that no token stands at the edge of a block, or is left out at the end of the stream, each time.
     """
 

@@ -86,6 +86,7 @@ TOKEN = re.compile(
 QUOTES = re.compile("'{5}|'{2,3}(?!')")  # four are a quotation mark and bold
 MAGIC = re.compile("__[A-Z]{3,}__|__[ぁ-んァ-ヶー一-龥]{2,}__")
 CONTINUED = re.compile("\n(?=[、。，．）」』】])")  # nobody begins a paragraph so: a note stood between the lines
+LEFTOVER = re.compile(r"\|(?:[-+}|]|[^|]*(?:=|$))")  # of a table or a template; |x| is text
 SINGLE = re.compile(r"(?<!\[)\[(?!\[)")
 TERM = re.compile(r"((?:\[\[[^\[\]]*\]\]|[^:])*+):(?!//)")
 # what wikiextractor would change: runs of dots, tags, entities, braces, quotation marks, spaces beside punctuation
@@ -225,18 +226,22 @@ def _link(parts: list[str], rules: Rules) -> str:
 def _lines(text: str, rules: Rules, lists: bool) -> Iterator[str]:
     """Lines with their marks, without the marks of wikitext and without apparatus."""
     dropped = 0  # level of the apparatus section that we are in
+    in_table = False  # in one that does not end before the next heading
     for line in text.split("\n"):
         line = line.strip()
         if not line:
             continue
         if line[0] == "=" and (level := _level(line)):
+            in_table = False
             if not dropped or level <= dropped:
                 heading = line[level:-level].replace(BREAK, " ").strip()
                 dropped = level if rules.is_apparatus(heading) else 0
                 if not dropped:
                     yield f"{MARK}{level}{heading}"
-        elif dropped or line[0] in "|!" or line.startswith("{|"):
-            continue  # or what is left of a table that does not end
+        elif line.startswith("{|"):
+            in_table = True
+        elif dropped or (in_table and line[0] in "|!") or LEFTOVER.match(line):
+            continue
         elif line[0] in "*#:;":
             if lists or line[0] == ":":
                 item = line.lstrip("*#:;").strip()

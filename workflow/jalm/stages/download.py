@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,6 +20,7 @@ from jalm import Fault, __version__, cli
 from jalm.config import Download
 
 CHUNK = 1 << 20  # bytes read at once
+LISTED = {"size", "url", "sha1"}  # what must be known of a file
 TIMEOUT = 60  # seconds without a byte before a connection counts as lost
 
 
@@ -138,10 +140,12 @@ def listed_files(mirror: Mirror, wiki: str, date: str) -> dict[str, dict]:
         dates = ", ".join(mirror.dates(wiki)) or f"none of {wiki}"
         raise MirrorError(f"dump_date is {date}, which {mirror.root} does not have; it has: {dates}")
     try:
-        jobs = json.loads(status)["jobs"].values()
+        done = [job for job in json.loads(status)["jobs"].values() if job["status"] == "done"]
+        return {name: file for job in done for name, file in job.get("files", {}).items() if file.keys() >= LISTED}
     except json.JSONDecodeError as error:
         raise MirrorError(f"{mirror.root}/{wiki}/{date}/dumpstatus.json is no JSON ({error}); check mirror") from None
-    return {name: file for job in jobs if job["status"] == "done" for name, file in job.get("files", {}).items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MirrorError(f"{mirror.root}/{wiki}/{date}/dumpstatus.json lacks {error}; check mirror") from None
 
 
 def fetch(mirror: Mirror, listed: dict[str, dict], name: str, folder: Path, retries: int) -> Path:
@@ -243,7 +247,10 @@ def main(argv: list[str] | None = None) -> None:
     dump = fetch(mirror, listed, f"{stem}.xml.bz2", folder, config.retries)
     found = streams(dump, index)
     with cli.writing(args.dump, args.index, args.manifest) as (linked, table, manifest):
-        os.link(dump, linked)
+        try:
+            os.link(dump, linked)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(dump, linked)
         table.write_text("offset\tlength\n" + "".join(f"{a}\t{n}\n" for a, n in found), encoding="utf-8")
         record = {
             "wiki": config.wiki,

@@ -5,9 +5,12 @@ logits of the trained one on text of the test side.
 """
 
 import json
+import re
 import shutil
 from itertools import chain, islice
 from pathlib import Path
+
+import yaml
 
 from jalm import Fault, cli
 from jalm.config import Export
@@ -24,6 +27,7 @@ class ExportError(Fault):
 def card(config: Export, evaluations: list[dict], training: dict, masked: bool) -> str:
     """The model card, made from measured facts only."""
     licenses = sorted({entry["license"] for entry in config.data})
+    one_known = len(licenses) == 1 and re.fullmatch(r"[A-Za-z0-9.+-]+", licenses[0])  # as SPDX and the Hub name them
     task = "fill-mask" if masked else "text-generation"
     example = "日本の首都は[MASK]である。" if masked else "日本の首都は"
     rows = [
@@ -33,13 +37,17 @@ def card(config: Export, evaluations: list[dict], training: dict, masked: bool) 
         for e in evaluations
     ]
     data = [f"- {e['name']} ({e['license']}){': ' + e['attribution'] if e['attribution'] else ''}" for e in config.data]
+    header = {
+        "language": "ja",
+        **(
+            {"license": licenses[0].lower()} if one_known else {"license": "other", "license_name": ", ".join(licenses)}
+        ),
+        "pipeline_tag": task,
+        "library_name": "transformers",
+        "widget": [{"text": example}],
+    }
     return f"""---
-language: ja
-license: {licenses[0].lower() if len(licenses) == 1 else "other"}
-pipeline_tag: {task}
-library_name: transformers
-widget:
-- text: {example}
+{yaml.safe_dump(header, allow_unicode=True, sort_keys=False).strip()}
 ---
 
 # {config.name}

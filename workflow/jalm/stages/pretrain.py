@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import signal
 import time
 from pathlib import Path
@@ -63,10 +64,11 @@ def state_key(config: Pretrain, manifests: list[Path]) -> tuple[str, dict]:
 
 
 def record_settings(path: Path, settings: dict) -> None:
-    """Write what a state stands for; say so when the code is another than when it was begun."""
+    """Write what a state stands for and how it is trained; say what of this changed since the last run."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
-    if before["code"] != settings["code"]:
-        cli.log.info("the code was changed since this training began: %s is now %s", before["code"], settings["code"])
+    for name, value in settings.items():
+        if before[name] != value:
+            cli.log.info("%s changed since this training was last run: %s is now %s", name, before[name], value)
     with cli.writing(path) as (partial,):
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -115,11 +117,8 @@ class Trainer:
             if shards.tokens < config.block_size:
                 cli.log.info("%s has less than one block of %s tokens: not used", shards.path, config.block_size)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        if config.global_batch_size % self.accelerator.num_processes:
-            raise TrainingError(
-                f"global_batch_size {config.global_batch_size} does not divide into "
-                f"{self.accelerator.num_processes} processes"
-            )
+        if self.accelerator.num_processes > 1:
+            raise TrainingError(f"started as {self.accelerator.num_processes} processes; training takes one so far")
         torch.manual_seed(config.seed)
         model = models.build(config.architecture, config.config.model_dump(), self.vocab_size, config.block_size)
         optimizer = torch.optim.AdamW(
@@ -206,8 +205,8 @@ class Trainer:
         """
         config = self.config
         done = self.resume()
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, lambda *_: setattr(self, "told_to_stop", True))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._stop)
         began, first = time.monotonic(), done
         self.model.train()
         with open(self.state / "log.jsonl", "a", encoding="utf-8") as log:
@@ -233,10 +232,15 @@ class Trainer:
                 if done % config.eval_steps == 0 or done == config.max_steps:
                     record(step=done, tokens=tokens, **self.validate())
                 if done % config.save_steps == 0 or done == config.max_steps or self.told_to_stop:
+                    os.fsync(log.fileno())  # a checkpoint must not be ahead of the log
                     self.save(done)
                 if self.told_to_stop and done < config.max_steps:
                     raise Stopped(f"told to stop; saved at step {done:,} of {config.max_steps:,}, run again to go on")
         return self._finish(time.monotonic() - began, done - first)
+
+    def _stop(self, number: int, _: object) -> None:
+        self.told_to_stop = True
+        signal.signal(number, signal.SIG_DFL)  # whoever asks twice does not want to wait
 
     def _finish(self, seconds: float, trained: int) -> Path:
         import accelerate
@@ -299,9 +303,15 @@ def main(argv: list[str] | None = None) -> None:
         import torch
 
         torch.set_num_threads(args.cpus)
-        record_settings(state / "settings.json", {**settings, "code": args.code})
+        how = {"code": args.code, "per_device_train_batch_size": config.per_device_train_batch_size}
+        record_settings(state / "settings.json", {**settings, **how})
         trainer = Trainer(config, [Shards(path) for path in args.train], [Shards(path) for path in args.valid], state)
-        checkpoints.publish(trainer.run(), args.output)
-    last = json.loads((state / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        try:
+            checkpoints.publish(trainer.run(), args.output)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"out of memory ({str(error).splitlines()[0]}); lower per_device_train_batch_size, now "
+                f"{config.per_device_train_batch_size}: it changes no result, and the training goes on"
+            ) from None
     tokens = config.max_steps * config.global_batch_size * config.block_size
-    cli.closing("pretrain", f"{tokens:,} tokens", f"a model of validation loss {last['valid_loss']:.4f}")
+    cli.closing("pretrain", f"{tokens:,} tokens", f"{args.output.name} after {config.max_steps:,} steps")

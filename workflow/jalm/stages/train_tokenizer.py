@@ -15,7 +15,7 @@ from jalm import Fault, cli
 from jalm.config import TrainTokenizer
 from jalm.formats import documents
 
-RESERVED = "▅"  # between sentences inside SentencePiece, which skips a sentence that has one
+RESERVED = "▅"  # SentencePiece skips a sentence that has it
 RECIPE = 1  # raise it when the pieces that come out change: the test of this number says when
 
 LONGEST = (
