@@ -263,6 +263,16 @@ def test_a_neutral_knob_leaves_the_flags_as_they_are():
     assert flags(before, neutral=True) != flags(after, neutral=True)
 
 
+def test_a_corpus_may_not_take_the_dated_name_of_another():
+    with pytest.raises(ConfigError, match=r"corpora\.jawiki-20261101 has the name in paths of corpora\.jawiki"):
+        loaded("corpora: {jawiki-20261101: {source: text, paths: [a.txt], license: MIT}}")
+
+
+def test_bounds_between_which_no_document_is_are_refused():
+    with pytest.raises(ConfigError, match="min_characters 9 is more than max_characters 8"):
+        loaded("filter: {min_characters: 9, max_characters: 8}")
+
+
 def test_activations_are_those_that_transformers_knows():
     from transformers.activations import ACT2FN
 

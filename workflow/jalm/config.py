@@ -100,6 +100,13 @@ class Filter(Section):
     min_characters: Annotated[int, knob("shorter documents are dropped (characters)", ge=0)] = 100
     max_characters: Annotated[int, knob("longer documents are dropped (characters)", ge=1)] = 1_000_000
 
+    @model_validator(mode="after")
+    def bounds_leave_something(self) -> "Filter":
+        """Refuse bounds that no document is between."""
+        if self.min_characters > self.max_characters:
+            raise ValueError(f"min_characters {self.min_characters} is more than max_characters {self.max_characters}")
+        return self
+
 
 class Dedup(Section):
     """Which documents count as the same."""
@@ -359,7 +366,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def names_exist(self) -> "Config":
-        """Refuse names of tokenizers and corpora that no entry has."""
+        """Refuse names of tokenizers and corpora that no entry has, and corpora that would share their paths."""
+        for name in self.corpora:
+            if name != (dated := self.corpus_id(name)) and dated in self.corpora:
+                raise ValueError(f"corpora.{dated} has the name in paths of corpora.{name}; rename one")
         for name, tokenizer in self.tokenizers.items():
             for corpus in tokenizer.corpora:
                 _one_of(corpus, self.corpora, ("tokenizers", name, "corpora"))

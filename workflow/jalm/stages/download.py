@@ -249,7 +249,8 @@ def main(argv: list[str] | None = None) -> None:
     with cli.writing(args.dump, args.index, args.manifest) as (linked, table, manifest):
         try:
             os.link(dump, linked)
-        except OSError:  # a file system without hard links
+        except OSError:
+            cli.log.info("this file system has no hard links: %s is copied", dump.name)
             shutil.copyfile(dump, linked)
         table.write_text("offset\tlength\n" + "".join(f"{a}\t{n}\n" for a, n in found), encoding="utf-8")
         record = {

@@ -23,7 +23,7 @@ def total(counts: list[dict]) -> dict:
         documents = sum(sums[side]["documents"] for side in SIDES)
         raise EmptySide(
             f"{' and '.join(empty)} would be empty: {documents:,} documents are too few for split.valid_fraction and "
-            "split.test_fraction in config.yaml; raise these, change split.salt, or take a larger corpus"
+            "split.test_fraction in config.yaml; change these or split.salt, or take a larger corpus"
         )
     return sums
 
