@@ -24,21 +24,19 @@ rule all:
     """Everything: corpora, tokenizers, token shards, models, their evaluation and export."""
     default_target: True
     input:
-        split_summaries(),
-        tokenizer_files(),
-        shard_manifests(),
-        exports(),
+        corpus_files(),
+        data_files(),
+        model_files(),
 
 
 rule corpus:
     """Documents of every corpus, cleaned and split into train, valid and test."""
     input:
-        split_summaries(),
+        corpus_files(),
 
 
 rule data:
     """Tokenizers, and every corpus as token shards."""
     input:
-        split_summaries(),
-        tokenizer_files(),
-        shard_manifests(),
+        corpus_files(),
+        data_files(),

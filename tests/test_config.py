@@ -174,7 +174,7 @@ def test_a_name_that_loses_its_entry_is_named_where_it_is_used():
         ("models: {gpt2-small: {global_batch_size: 500}}", "global_batch_size 500 does not divide into per_device_train_batch_size 16; use 496 or 512"),
         ("models: {gpt2-small: {global_batch_size: 5}}", "global_batch_size 5 does not divide into per_device_train_batch_size 16; use 16"),
         ("models: {gpt2-small: {max_steps: 99, warmup_steps: 100}}", "warmup_steps 100 is more than max_steps 99"),
-        ("models: {gpt2-small: {generation: {max_new_tokens: 1024}}}", "generation.max_new_tokens 1024 must be less than block_size 1024"),
+        ("models: {gpt2-small: {generation: {max_new_tokens: 1024}}}", "generation.max_new_tokens 1024 must be less than block_size 1024; set generation: {max_new_tokens: 512}"),
     ],
 )  # fmt: skip
 def test_numbers_that_do_not_go_together_are_named(text, message):
@@ -196,7 +196,7 @@ def test_heads_that_do_not_divide_the_width_are_named(architecture, width, heads
     )
     (line,) = mistakes(f"models: {{own: {model}}}")
     assert line.startswith(f"my.yaml: models.own: config of a {architecture}: sizes is ")
-    assert line.endswith(f"{width} 100 does not divide into {heads} 7")
+    assert line.endswith(f"{width} 100 is no multiple of {heads} 7")
 
 
 def test_each_mistake_is_told_with_the_file_it_was_made_in():

@@ -174,10 +174,20 @@ def test_control_characters_are_counted():
     assert +counts == {"control characters": 3}
 
 
+def test_text_in_another_encoding_is_refused_with_what_to_do(imported, tmp_path):
+    (tmp_path / "sjis.txt").write_bytes("吾輩は猫である。名前はまだ無い。\n".encode("cp932") * 3)
+    with pytest.raises(Fault, match=r"sjis\.txt is no UTF-8; convert it, for example with: iconv -f CP932"):
+        imported(tmp_path / "sjis.txt")
+
+
 def test_what_was_mended_and_what_was_empty_is_logged(imported, tmp_path, caplog):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf\n\n\0\n\n" + "句\ufffd".encode() + b"\xff\a\n")
+    (tmp_path / "a.txt").write_bytes(
+        b"\xef\xbb\xbf\n\n\0\n\n" + "よい句である\ufffd".encode() + b"\xff\a\n" + "次の行\n".encode() * 9
+    )
     with caplog.at_level(logging.INFO):
-        assert [document["text"] for document in imported(tmp_path / "a.txt")[0]] == ["句\ufffd\ufffd"]
+        assert [document["text"] for document in imported(tmp_path / "a.txt")[0]] == [
+            "\n".join(["よい句である\ufffd\ufffd", *["次の行"] * 9])
+        ]
     assert "bytes that are no UTF-8 replaced or removed: 1" in caplog.text
     assert "control characters replaced or removed: 2" in caplog.text
     assert "3 documents in, 1 documents out; dropped: 2 empty" in caplog.text

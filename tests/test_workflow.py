@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -33,11 +34,13 @@ def test_each_article_of_the_wiki_is_on_one_side_and_redirects_and_disambiguatio
     assert len(extracted) == 60
 
 
-def test_an_article_is_on_the_same_side_in_the_next_dump(finished):
-    finished.run("corpus", "--config", "dump_date=20261101")
+def test_an_article_is_on_the_same_side_in_the_next_dump(finished, tmp_path):
+    other = finished.elsewhere(tmp_path / "dates")
+    for date in ("20261001", "20261101"):
+        other.run("corpus", "--config", f"dump_date={date}")
 
     def sides(date):
-        root = finished.work / "results" / "split" / f"jawiki-{date}"
+        root = other.work / "results" / "split" / f"jawiki-{date}"
         return {d["id"]: p.parent.name for p in root.glob("*/*.jsonl.zst") for d in documents.read(p)}
 
     before, after = sides("20261001"), sides("20261101")
@@ -146,7 +149,29 @@ def test_a_damaged_dump_is_refused(finished, tmp_path, damage):
     assert not (other.work / "resources/jawiki-20261001/dump.xml.bz2").exists()
 
 
-# ---- being killed
+# ---- being killed, or failing
+
+
+@pytest.mark.parametrize(
+    ("stage", "knob"),
+    [("segment", "segment={dictionary: nowhere}"), ("pretrain", "models={gpt2-tiny: {learning_rate: 1e30}}")],
+)
+def test_a_stage_that_failed_after_a_change_is_not_passed_over_for_what_was_made_before(
+    finished, tmp_path, stage, knob
+):
+    moved = finished.moved(f"failed-{stage}")
+    assert moved.stale() == set()  # results may move with their folder
+    assert moved.snakemake("--config", knob).status != 0
+    again = moved.run("--dry-run", "--config", knob).rules
+    assert {stage, "pretrain", "evaluate", "export"} <= again
+    assert stage in moved.stale()
+
+
+def test_a_result_that_was_removed_is_made_again(finished):
+    moved = finished.moved("removed")
+    shutil.rmtree(moved.work / "results" / "pretrain" / "gpt2-tiny-20261001")
+    (moved.work / "results" / "filter" / "jawiki-20261001" / "001.jsonl.zst").unlink()
+    assert {"pretrain", "filter"} <= moved.stale()
 
 
 def killed_when(workflow, condition, *args: str) -> None:

@@ -129,6 +129,12 @@ class Workflow:
         shutil.copytree(self.work / "dumps", work / "dumps")
         return Workflow(self.code, work)
 
+    def moved(self, name: str) -> "Workflow":
+        """The same code and a copy of all results, in another folder beside it."""
+        work = self.work.with_name(name)
+        shutil.copytree(self.work, work, symlinks=True)
+        return Workflow(self.code, work)
+
 
 def copy(folder: Path) -> Workflow:
     """The workflow copied into a folder, with the embedded wiki packed beside it."""

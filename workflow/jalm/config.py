@@ -140,7 +140,9 @@ class Text(Corpus):
     """Local text."""
 
     source: Literal["text"]
-    paths: Annotated[list[str], knob(".txt, .jsonl, .jsonl.zst files, or folders of .txt", min_length=1)]
+    paths: Annotated[
+        list[str], knob(".txt, .jsonl, .jsonl.zst files, or folders of .txt, each one document", min_length=1)
+    ]
 
 
 # ---- tokenizers and models
@@ -188,7 +190,7 @@ class GPT2(Section):
     def heads_divide_width(self) -> "GPT2":
         """Refuse heads of unequal width."""
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} does not divide into n_head {self.n_head}")
+            raise ValueError(f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
         return self
 
 
@@ -208,7 +210,7 @@ class Roberta(Section):
         """Refuse heads of unequal width."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} does not divide into num_attention_heads {self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
             )
         return self
 
@@ -269,6 +271,12 @@ class Pretrain(Section):
                 raise ValueError(f"config of a {values['architecture']}: {details}") from None
         return values
 
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def no_is_a_word(cls, value: Any) -> Any:
+        """Take an unquoted no, which YAML reads as false."""
+        return "no" if value is False else value
+
     @model_validator(mode="after")
     def batch_divides(self) -> "Pretrain":
         """Refuse a global batch that cannot be cut into batches of a device."""
@@ -305,7 +313,8 @@ class Model(Pretrain):
         """Refuse a default that runs over the model's positions, where generate() ends with an IndexError."""
         if isinstance(self.config, GPT2) and self.generation.max_new_tokens >= self.block_size:
             raise ValueError(
-                f"generation.max_new_tokens {self.generation.max_new_tokens} must be less than block_size {self.block_size}"
+                f"generation.max_new_tokens {self.generation.max_new_tokens} must be less than block_size "
+                f"{self.block_size}; set generation: {{max_new_tokens: {self.block_size // 2}}}"
             )
         return self
 

@@ -63,6 +63,11 @@ for name in TOKENIZERS:
             f"make it with --config dump_date={cfg.pin.tokenizer}, or pin another date"
         )
 
+for name, entry in cfg.corpora.items():
+    for path in getattr(entry, "paths", []):
+        if not Path(path).exists():
+            raise WorkflowError(f"corpora.{name}.paths has {path!r}, which is not there (seen from {Path.cwd()})")
+
 
 def one_of(names):
     """A pattern that matches these names only, so that nothing of another date is ever made again."""
@@ -256,27 +261,46 @@ def export_flags(wildcards):
     return flags(cfg.export(MODEL_NAMES[wildcards.model]))
 
 
-# ---- targets
+# ---- targets: all that a stage makes, not its last results only, because Snakemake takes a missing file for needed no
+# longer when what was made of it is there. So a stage that failed after a change is never passed over.
 
 
-def split_summaries():
-    """Target of `corpus`."""
-    return [f"results/split/{corpus}/summary.json" for corpus in CORPORA]
+def corpus_files():
+    """Documents of every corpus, after every stage."""
+    per_part = [
+        "results/segment/{corpus}/{part}.jsonl.zst",
+        "results/filter/{corpus}/{part}.jsonl.zst",
+        "results/split/{corpus}/counts/{part}.json",
+    ]
+    files = []
+    for corpus, entry in CORPORA.items():
+        first = "results/import_text/{corpus}/{part}.jsonl.zst"
+        if isinstance(entry, MediaWiki):
+            files.append(f"resources/{corpus}/manifest.json")
+            first = "results/extract/{corpus}/{part}.jsonl.zst"
+        files += of_parts([first, *per_part], corpus)
+        files += [f"results/dedup/{corpus}/drop.jsonl.zst", f"results/split/{corpus}/summary.json"]
+    return files
 
 
-def tokenizer_files():
-    """Every configured tokenizer."""
-    return [f"results/train_tokenizer/{tokenizer}/spm.model" for tokenizer in TOKENIZERS]
+def data_files():
+    """Every tokenizer, and the shards of every corpus in the tokenizers that a model or they themselves read it with."""
+    pairs = {(name, corpus) for name, entry in cfg.tokenizers.items() for corpus in entry.corpora}
+    pairs |= {(entry.tokenizer, corpus) for entry in cfg.models.values() for corpus in entry.corpora}
+    files = [f"results/train_tokenizer/{tokenizer}/spm.model" for tokenizer in TOKENIZERS]
+    for tokenizer, corpus in sorted(pairs):
+        home = f"results/shard/{cfg.tokenizer_id(tokenizer)}/{{corpus}}/train"
+        files += of_parts(home + "/{part}.bin", cfg.corpus_id(corpus))
+        files.append(f"{home}/manifest.json".format(corpus=cfg.corpus_id(corpus)))
+    return files
 
 
-def shard_manifests():
-    """Shards of every corpus in the tokenizers that read it: for a model, or for being trained on it."""
-    pairs = {(cfg.tokenizer_id(name), corpus) for name, entry in cfg.tokenizers.items() for corpus in entry.corpora}
-    pairs |= {(cfg.tokenizer_id(entry.tokenizer), corpus) for entry in cfg.models.values() for corpus in entry.corpora}
-    pattern = "results/shard/{}/{}/{}/manifest.json"
-    return sorted(pattern.format(name, cfg.corpus_id(corpus), side) for name, corpus in pairs for side in SIDES)
-
-
-def exports():
-    """Hugging Face folder of every model."""
-    return [f"results/export/{model}" for model in MODELS]
+def model_files():
+    """Every model, its evaluations and its Hugging Face folder."""
+    trained = [f"results/pretrain/{model}" for model in MODELS]
+    judged = [
+        f"results/evaluate/{model}/{cfg.corpus_id(corpus)}.json"
+        for model, entry in MODELS.items()
+        for corpus in entry.corpora
+    ]
+    return trained + judged + [f"results/export/{model}" for model in MODELS]

@@ -18,6 +18,8 @@ from jalm.config import NoKnobs
 from jalm.formats import documents
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+NO_UTF8 = "bytes that are no UTF-8"
+MOST_NO_UTF8 = 0.1  # of the characters; more is another encoding, not damage
 
 
 class TextError(Fault):
@@ -123,7 +125,7 @@ def tidy(text: str | bytes, counts: Counter) -> str:
     """Text with LF line ends, without empty lines and control characters; what was mended is counted."""
     if isinstance(text, bytes):
         decoded = text.decode("utf-8", errors="replace")
-        counts["bytes that are no UTF-8"] += decoded.count("\ufffd") - text.count("\ufffd".encode())
+        counts[NO_UTF8] += decoded.count("\ufffd") - text.count("\ufffd".encode())
         text = decoded.removeprefix("\ufeff")
     text, removed = CONTROL.subn("", text.replace("\r\n", "\n").replace("\r", "\n"))
     counts["control characters"] += removed
@@ -142,16 +144,19 @@ def main(argv: list[str] | None = None) -> None:
     names = Counter(path.name for path in args.input)
     if twice := [name for name, count in names.items() if count > 1]:
         raise TextError(f"two paths are called {twice[0]}, so that ids would clash; rename one")
-    mended, taken, empty = Counter(), 0, 0
+    mended, taken, empty, characters = Counter(), 0, 0, 0
     with cli.writing(args.output) as (output,), documents.writing(output) as writer:
         for path in args.input:
             for name, raw, fields in cli.progress(entries(path, args.part, args.parts), unit=" documents"):
                 taken += 1
                 text = tidy(raw, mended)
+                characters += len(text)
                 if text:
                     writer.write({"id": name, **fields, "text": text})
                 else:
                     empty += 1
+            if mended[NO_UTF8] > characters * MOST_NO_UTF8:
+                raise TextError(f"{path} is no UTF-8; convert it, for example with: iconv -f CP932 -t UTF-8")
     for what, count in mended.items():
         if count:
             cli.log.info("%s replaced or removed: %s", what, f"{count:,}")
