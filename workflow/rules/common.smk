@@ -289,9 +289,9 @@ def data_files():
     pairs |= {(entry.tokenizer, corpus) for entry in cfg.models.values() for corpus in entry.corpora}
     files = [f"results/train_tokenizer/{tokenizer}/spm.model" for tokenizer in TOKENIZERS]
     for tokenizer, corpus in sorted(pairs):
-        home = f"results/shard/{cfg.tokenizer_id(tokenizer)}/{{corpus}}/train"
-        files += of_parts(home + "/{part}.bin", cfg.corpus_id(corpus))
-        files.append(f"{home}/manifest.json".format(corpus=cfg.corpus_id(corpus)))
+        tokenizer, corpus = cfg.tokenizer_id(tokenizer), cfg.corpus_id(corpus)
+        files += of_parts(f"results/shard/{tokenizer}/{{corpus}}/train/{{part}}.bin", corpus)
+        files.append(f"results/shard/{tokenizer}/{corpus}/train/manifest.json")
     return files
 
 
