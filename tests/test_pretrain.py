@@ -103,18 +103,22 @@ def test_a_schedule_of_nothing_but_warm_up_has_no_decay_left():
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_processes_share_the_batch_that_one_process_would_have(tiny, architecture, ranks):
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_batch_of_a_step_is_the_same_in_pieces_of_any_size(tiny, architecture, size):
     mixture = Mixture([(Shards(tiny.shards["train"]), 1.0)], block_size=32, seed=42)
 
-    def fed(rank, ranks, **knobs):
-        pieces = pretrain.batches(mixture, tiny.config(architecture, **knobs), 5, rank, ranks, 1500)
+    def fed(**knobs):
+        pieces = pretrain.batches(mixture, tiny.config(architecture, **knobs), 5, 1500)
         return torch.cat([torch.stack([piece.inputs, piece.labels]) for piece in pieces], dim=1)
 
-    alone = fed(0, 1)
-    assert alone.shape == (2, 8, 32)
-    together = [fed(rank, ranks, per_device_train_batch_size=2) for rank in range(ranks)]
-    assert torch.equal(torch.cat(together, dim=1), alone)
+    assert fed().shape == (2, 8, 32)
+    assert torch.equal(fed(per_device_train_batch_size=size), fed())
+
+
+def test_several_processes_are_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="started as 2 processes"):
+        tiny.pretrain(tiny.config("gpt2"), tmp_path)
 
 
 def test_the_state_of_a_training_is_found_again_by_what_it_learns(tiny):

@@ -7,7 +7,6 @@ Training state lies under --states, in a folder named by a digest of the knobs, 
 that re-runs deletes it. A training that is finished there already is published at once.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -16,6 +15,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from jalm import Fault, cli
 from jalm.config import Pretrain, flags
 from jalm.formats import checkpoints
 from jalm.formats.shards import Mixture, Shards, digest
+
+if TYPE_CHECKING:
+    from jalm.formats import models
 
 RECIPE = 1  # raise it when what is learnt changes: the test of this number says when
 
@@ -73,14 +76,13 @@ def record_settings(path: Path, settings: dict) -> None:
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def batches(mixture: Mixture, config: Pretrain, step: int, rank: int, ranks: int, vocab_size: int) -> list:
-    """What one of `ranks` processes is fed in one optimizer step, in pieces that fit into its memory."""
+def batches(mixture: Mixture, config: Pretrain, step: int, vocab_size: int) -> list["models.Batch"]:
+    """What the model is fed in one optimizer step, in pieces that fit into memory."""
     from jalm.formats import models
 
-    share = config.global_batch_size // ranks
     pieces = []
-    for first in range(rank * share, (rank + 1) * share, config.per_device_train_batch_size):
-        rows = range(first, min(first + config.per_device_train_batch_size, (rank + 1) * share))
+    for first in range(0, config.global_batch_size, config.per_device_train_batch_size):
+        rows = range(first, first + config.per_device_train_batch_size)
         blocks = np.stack([mixture.block(step * config.global_batch_size + row) for row in rows])
         if config.architecture in models.MASKED:
             seeds = [(config.seed, step, row) for row in rows]
@@ -117,8 +119,6 @@ class Trainer:
             if shards.tokens < config.block_size:
                 cli.log.info("%s has less than one block of %s tokens: not used", shards.path, config.block_size)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        if self.accelerator.num_processes > 1:
-            raise TrainingError(f"started as {self.accelerator.num_processes} processes; training takes one so far")
         torch.manual_seed(config.seed)
         model = models.build(config.architecture, config.config.model_dump(), self.vocab_size, config.block_size)
         optimizer = torch.optim.AdamW(
@@ -153,20 +153,18 @@ class Trainer:
         from jalm.formats import models
 
         config, accelerator = self.config, self.accelerator
-        rank, ranks = accelerator.process_index, accelerator.num_processes
-        pieces = batches(self.mixture, config, step, rank, ranks, self.vocab_size)
-        count = accelerator.reduce(torch.tensor(sum(p.count for p in pieces), device=accelerator.device)).item()
+        pieces = batches(self.mixture, config, step, self.vocab_size)
+        count = sum(piece.count for piece in pieces)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         total = torch.zeros((), device=accelerator.device)
         for number, piece in enumerate(pieces):
-            torch.manual_seed(torch_seed(config.seed, step, rank, number))  # of dropout
-            last = number == len(pieces) - 1
-            with accelerator.autocast(), contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+            torch.manual_seed(torch_seed(config.seed, step, accelerator.process_index, number))  # of dropout
+            with accelerator.autocast():
                 loss = models.loss(self.model, piece.to(accelerator.device)) / max(1, count)
-                accelerator.backward(loss * ranks)  # gradients are averaged over the processes
+            accelerator.backward(loss)
             total += loss.detach()
-        loss = accelerator.reduce(total).item()
+        loss = total.item()
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
@@ -291,6 +289,8 @@ def main(argv: list[str] | None = None) -> None:
         "--cpus", type=int, default=1, metavar="N", help="threads on a machine without GPU (default: 1)"
     )
     args, config = cli.parse(parser, argv)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # as torchrun and accelerate launch set it
+        raise TrainingError(f"started as {os.environ['WORLD_SIZE']} processes; training takes one so far")
     key, settings = state_key(config, [*args.train, *args.valid])
     state = args.states / key
     with checkpoints.locked(state):
