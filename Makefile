@@ -31,7 +31,7 @@ demo: environment
 demo/summary-$(DEMO_DATE).txt: demo/results/export/gpt2-tiny-$(DEMO_DATE) demo/results/export/roberta-tiny-$(DEMO_DATE)
 	{ set -e; echo; echo "Hugging Face folders:"; ls -d $(^:%=./%); echo; \
 	$(BIN)/jalm compare demo/results/evaluate/*/*.json; \
-	echo "(bits/char compare any two models; PPL only those of one kind and one tokenizer)"; echo; \
+	echo "(on one test set, bits/char compare any two models; PPL those of one kind and one tokenizer)"; echo; \
 	echo "日本の …"; $(BIN)/jalm generate $< 日本の; echo; \
 	echo "江戸[MASK]代は、"; $(BIN)/jalm generate $(word 2,$^) "江戸[MASK]代は、"; } > $@.partial
 	cat $@.partial

