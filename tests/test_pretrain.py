@@ -138,8 +138,10 @@ def test_going_on_under_changed_code_is_said_and_recorded(tmp_path, caplog):
     assert not caplog.records
     with caplog.at_level("INFO", logger="jalm"):
         pretrain.record_settings(path, {"code": "stages.pretrain@2"})
+        pretrain.record_settings(path, {"code": "stages.pretrain@2", "newer": 1})  # a version ago it was not recorded
     assert "code changed since this training was last run: stages.pretrain@1 is now stages.pretrain@2" in caplog.text
-    assert json.loads(path.read_text()) == {"code": "stages.pretrain@2"}
+    assert "newer changed since this training was last run: None is now 1" in caplog.text
+    assert json.loads(path.read_text()) == {"code": "stages.pretrain@2", "newer": 1}
 
 
 def test_the_log_is_cut_where_the_training_goes_on(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from jalm import Fault, __version__
-from jalm.config import Section, decode, read
+from jalm.config import Section, decode, help_text
 
 log = logging.getLogger("jalm")
 PACKAGE = Path(__file__).parent
@@ -82,7 +82,7 @@ def parser(doc: str, section: type[Section], name: str) -> argparse.ArgumentPars
             metavar=getattr(info.annotation, "__name__", "VALUE").upper(),
             required=info.is_required(),
             default=argparse.SUPPRESS,
-            help=read(info),
+            help=help_text(info),
         )
     return made
 

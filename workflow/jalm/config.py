@@ -593,7 +593,7 @@ def decode(section: type[Section], values: Mapping[str, str]) -> Section:
         raise ConfigError("\n".join(lines)) from None
 
 
-def read(info: FieldInfo) -> str:
+def help_text(info: FieldInfo) -> str:
     """Help text of a knob: its meaning and default."""
     default = "" if info.is_required() else f" (default: {_encode(info.default) or repr('')})"
     return (info.description + default).replace("%", "%%")

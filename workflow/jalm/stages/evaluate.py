@@ -1,7 +1,8 @@
 """Judge a model on a test set: perplexity, and bits per character and byte of the raw text.
 
 Sums over all tokens are divided once. Perplexities of models with different tokenizers cannot be compared; bits per
-character can. Blocks are disjoint, so the first tokens of a block see little context, as in the papers.
+character can. Blocks are disjoint, so the first tokens of a block see little context, as in the papers. The <s> and </s> between
+documents are predicted like any other token.
 """
 
 import json

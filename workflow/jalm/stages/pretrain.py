@@ -70,8 +70,8 @@ def record_settings(path: Path, settings: dict) -> None:
     """Write what a state stands for and how it is trained; say what of this changed since the last run."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
     for name, value in settings.items():
-        if before[name] != value:
-            cli.log.info("%s changed since this training was last run: %s is now %s", name, before[name], value)
+        if (last := before.get(name)) != value:
+            cli.log.info("%s changed since this training was last run: %s is now %s", name, last, value)
     with cli.writing(path) as (partial,):
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> None:
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"out of memory ({str(error).splitlines()[0]}); lower per_device_train_batch_size, now "
-                f"{config.per_device_train_batch_size}: it changes no result, and the training goes on"
+                f"{config.per_device_train_batch_size}, and run again: the training goes on from its last checkpoint"
             ) from None
     tokens = config.max_steps * config.global_batch_size * config.block_size
     cli.closing("pretrain", f"{tokens:,} tokens", f"{args.output.name} after {config.max_steps:,} steps")
