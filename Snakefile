@@ -11,6 +11,7 @@ include: "workflow/rules/corpus.smk"
 include: "workflow/rules/tokenizer.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/release.smk"
+include: "workflow/rules/cluster.smk"
 
 
 localrules:
@@ -18,6 +19,7 @@ localrules:
     corpus,
     data,
     download,
+    split_summary,
 
 
 rule all:

@@ -2,11 +2,14 @@
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import workflow
+from cluster import Cluster, missing, started
 from tiny import Tiny
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +21,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> workflow.Workflow:
     made = workflow.copy(tmp_path_factory.mktemp("workflow"))
     made.run()
     return made
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Slurm cluster with two nodes of two fake GPUs each."""
+    if why := missing():
+        pytest.skip(why)
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, started(Path(folder)) as running:  # short, for sockets
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,9 @@ def test_a_stage_has_a_test_file_a_folder_of_results_a_log_and_a_command_of_its_
     body = bodies()[stage]
     assert f'"logs/{stage}/' in body
     assert f'"benchmarks/{stage}/' in body
-    assert f"python -m jalm {stage} " in body
+    launched = stage in ("pretrain", "evaluate")  # as a process for each GPU
+    assert f'" {stage} {{params.flags}}' in body if launched else f"python -m jalm {stage} " in body
+    assert ("python -m jalm launch " in body) == launched
     home = {"download": "resources", "split_summary": "results/split", "shard_manifest": "results/shard"}
     assert f'"{home.get(stage, f"results/{stage}")}/' in body
 
@@ -57,7 +59,7 @@ def test_a_rule_says_what_it_is_for_what_it_needs_and_what_makes_it_stale(stage)
     assert not re.search(r"threads|cpus|mem|gpu|partition", params)
 
 
-@pytest.mark.parametrize("name", sorted({"config", "provenance", "cli"}))
+@pytest.mark.parametrize("name", ["cli", "config", "provenance", "slurm"])
 def test_the_base_imports_nothing_of_the_package_but_the_base(name):
     imported = provenance.imports((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
     assert imported <= ({"config"} if name == "cli" else set())
@@ -71,15 +73,15 @@ def test_formats_import_formats_only():
 @pytest.mark.parametrize("folder", ["stages", "commands"])
 def test_stages_and_commands_import_no_stage_and_no_command(folder):
     for name, imported in modules(folder).items():
-        assert all(m in ("cli", "config") or m.startswith("formats.") for m in imported), (name, imported)
+        assert all(m in ("cli", "config", "slurm") or m.startswith("formats.") for m in imported), (name, imported)
 
 
-def test_rules_import_configuration_and_provenance_only():
-    assert set(re.findall(r"from jalm\.(\w+)", RULES)) == {"config", "provenance"}
+def test_rules_import_configuration_provenance_and_slurm_only():
+    assert set(re.findall(r"from jalm(?:\.| import )(\w+)", RULES)) == {"config", "provenance", "slurm"}
 
 
 def test_parsing_the_workflow_imports_nothing_heavy():
-    program = "import sys; import jalm.cli, jalm.config, jalm.provenance; print(*sys.modules)"
+    program = "import sys; import jalm.cli, jalm.config, jalm.provenance, jalm.slurm; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "numpy", "tokenizers", "sentencepiece", "fugashi", "requests"} & set(loaded)
 

@@ -108,47 +108,11 @@ def test_the_batch_of_a_step_is_the_same_in_pieces_of_any_size(tiny, architectur
     mixture = Mixture([(Shards(tiny.shards["train"]), 1.0)], block_size=32, seed=42)
 
     def fed(**knobs):
-        pieces = pretrain.batches(mixture, tiny.config(architecture, **knobs), 5, 1500)
+        pieces = pretrain.batches(mixture, tiny.config(architecture, **knobs), 5, 1500, range(8))
         return torch.cat([torch.stack([piece.inputs, piece.labels]) for piece in pieces], dim=1)
 
     assert fed().shape == (2, 8, 32)
     assert torch.equal(fed(per_device_train_batch_size=size), fed())
-
-
-def test_several_processes_are_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match="started as 2 processes"):
-        tiny.pretrain(tiny.config("gpt2"), tmp_path)
-
-
-def test_the_state_of_a_training_is_found_again_by_what_it_learns(tiny):
-    def key(**knobs):
-        return pretrain.state_key(tiny.config("gpt2", **knobs), [tiny.shards["train"], tiny.shards["valid"]])[0]
-
-    assert key() == key(save_steps=7, logging_steps=3, eval_steps=9, per_device_train_batch_size=2)
-    different = [key(), key(learning_rate=1e-3), key(seed=1), key(max_steps=41), key(corpora={"wiki": 2.0})]
-    other_data = pretrain.state_key(tiny.config("gpt2"), [tiny.shards["test"], tiny.shards["valid"]])[0]
-    assert len({*different, other_data}) == 6
-
-
-def test_going_on_under_changed_code_is_said_and_recorded(tmp_path, caplog):
-    path = tmp_path / "settings.json"
-    pretrain.record_settings(path, {"code": "stages.pretrain@1"})
-    pretrain.record_settings(path, {"code": "stages.pretrain@1"})
-    assert not caplog.records
-    with caplog.at_level("INFO", logger="jalm"):
-        pretrain.record_settings(path, {"code": "stages.pretrain@2"})
-        pretrain.record_settings(path, {"code": "stages.pretrain@2", "newer": 1})  # a version ago it was not recorded
-    assert "code changed since this training was last run: stages.pretrain@1 is now stages.pretrain@2" in caplog.text
-    assert "newer changed since this training was last run: None is now 1" in caplog.text
-    assert json.loads(path.read_text()) == {"code": "stages.pretrain@2", "newer": 1}
-
-
-def test_the_log_is_cut_where_the_training_goes_on(tmp_path):
-    lines = [json.dumps({"step": step, "loss": 1.5}) + "\n" for step in (1, 2, 2, 3)]
-    (tmp_path / "log.jsonl").write_text("".join(lines) + '{"step": 4, "lo', encoding="utf-8")
-    pretrain._cut_log(tmp_path / "log.jsonl", 2)
-    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == "".join(lines[:3])
 
 
 # ---- what is learnt
@@ -227,9 +191,8 @@ def undisturbed(tiny, tmp_path_factory):
 
 def start(tiny, config, folder) -> subprocess.Popen:
     """The stage as a process of its own."""
-    files = {"train": tiny.shards["train"], "valid": tiny.shards["valid"]}
-    argv = tiny.arguments(config, states=folder / "states", output=folder / "output", **files)
-    return subprocess.Popen([sys.executable, "-m", "jalm", "pretrain", *argv], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "jalm", "pretrain", *tiny.training(config, folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(lines: int, folder, process: subprocess.Popen) -> None:
@@ -262,10 +225,35 @@ def test_a_training_that_is_told_to_end_saves_and_goes_on_in_the_next_run(tiny, 
         _, printed = process.communicate()
     assert process.returncode == 1
     (saved,) = checkpoints.steps(state_of(tmp_path))
-    assert printed.endswith(f"pretrain: told to stop; saved at step {saved} of 120, run again to go on\n")
+    assert printed.endswith(f"pretrain: told to stop by SIGTERM; saved at step {saved} of 120, run again to go on\n")
     assert "Traceback" not in printed
     assert not (tmp_path / "output").exists()
     assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed["gpt2"]
+
+
+def test_a_training_whose_time_is_up_saves_and_goes_on_in_the_next_run(tiny, tmp_path, undisturbed):
+    config = tiny.config("gpt2", dropout=0.1, **LONG | {"save_steps": 1000})
+    short = config.model_copy(update={"time_budget": 1e-6})  # minutes: gone before the first step ends
+    for saved in (1, 2):
+        with start(tiny, short, tmp_path) as process:
+            _, printed = process.communicate()
+        assert process.returncode == 1
+        assert printed.endswith(f"pretrain: time is up; saved at step {saved} of 120, run again to go on\n")
+    assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed["gpt2"]
+
+
+def test_a_training_that_was_taken_over_ends_without_saving(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "HEARTBEAT", 0.05)
+
+    def taken(path):
+        (path.parents[1] / "lock").write_text('{"process": 7, "host": "n2", "job": "45"}', encoding="utf-8")
+        time.sleep(0.5)
+
+    monkeypatch.setattr(checkpoints, "forget", lambda state, keep: taken(checkpoints.checkpoint(state, 0)))
+    with pytest.raises(checkpoints.StateError, match="was taken over by another process"):
+        tiny.pretrain(tiny.config("gpt2", save_steps=5, max_steps=50), tmp_path)
+    assert checkpoints.steps(state_of(tmp_path)) == [5]
+    assert not (tmp_path / "output").exists()
 
 
 def test_a_finished_training_is_published_without_training(tiny, tmp_path, monkeypatch):
@@ -309,7 +297,10 @@ def test_the_last_checkpoints_are_kept(tiny, tmp_path):
 def test_a_second_training_of_the_same_state_is_refused(tiny, tmp_path):
     config = tiny.config("gpt2", max_steps=2)
     key, _ = pretrain.state_key(config, [tiny.shards["train"], tiny.shards["valid"]])
-    with checkpoints.locked(tmp_path / "states" / key), pytest.raises(checkpoints.StateError, match="being written"):
+    with (
+        checkpoints.locked(tmp_path / "states" / key, print),
+        pytest.raises(checkpoints.StateError, match="being written"),
+    ):
         tiny.pretrain(config, tmp_path)
 
 

@@ -149,6 +149,43 @@ def test_a_damaged_dump_is_refused(finished, tmp_path, damage):
     assert not (other.work / "resources/jawiki-20261001/dump.xml.bz2").exists()
 
 
+# ---- profiles and environments
+
+
+def test_on_a_workstation_one_training_at_a_time_takes_the_gpu(finished):
+    workflow = finished.moved("workstation")
+    changed = "models={gpt2-tiny: {seed: 7}, roberta-tiny: {seed: 7}}"
+    profile = ["--profile", str(workflow.code / "profiles/workstation")]
+    workflow.run(
+        "results/pretrain/gpt2-tiny-20261001",
+        "results/pretrain/roberta-tiny-20261001",
+        *profile,
+        "--config",
+        changed,
+        cores=8,
+    )
+    times = []
+    for model in ("gpt2", "roberta"):
+        lines = (workflow.work / f"logs/pretrain/{model}-tiny-20261001.log").read_text().splitlines()
+        assert "PyTorch" in lines[0] or "GPUs: " in lines[0]
+        times.append((lines[0][:19], lines[-1][:19]))
+    (_, first_ended), (second_began, _) = sorted(times)
+    assert first_ended <= second_began
+
+
+def test_rules_find_the_package_without_pythonpath_which_snakemake_takes_away_from_conda_environments(finished):
+    workflow = finished.moved("conda")
+    variable = '    PYTHONPATH=os.pathsep.join(filter(None, [str(PACKAGE), os.getenv("PYTHONPATH")])),\n'
+    given = 'SEARCH_PATH = shlex.quote(os.getenv("PYTHONPATH"))'
+    with (
+        workflow.edited("workflow/rules/common.smk", variable, ""),
+        workflow.edited("workflow/rules/common.smk", given, "SEARCH_PATH = shlex.quote(str(PACKAGE))"),
+        workflow.edited("workflow/jalm/stages/split_summary.py", "def main(", "print('ours')\n\n\ndef main("),
+    ):
+        workflow.run("results/split/jawiki-20261001/summary.json", "--forcerun", "split_summary")
+    assert "ours" in (workflow.work / "logs/split_summary/jawiki-20261001.log").read_text()
+
+
 # ---- being killed, or failing
 
 

@@ -106,6 +106,11 @@ class Tiny:
         config = sizes | dict.fromkeys(drop, dropout)
         return Pretrain(architecture=architecture, config=config, **common | knobs)
 
+    def training(self, config: Pretrain, folder: Path, **options: object) -> list[str]:
+        """Arguments of the pretrain stage, its states and output in `folder`."""
+        files = {"train": self.shards["train"], "valid": self.shards["valid"]} | options
+        return self.arguments(config, states=folder / "states", output=folder / "output", **files)
+
     def pretrain(self, config: Pretrain, folder: Path, **options: object) -> Path:
         """Run the pretrain stage here, its states and output in `folder`; the output."""
         from accelerate.state import AcceleratorState
@@ -113,10 +118,9 @@ class Tiny:
         from jalm.stages import pretrain
 
         AcceleratorState._reset_state(reset_partial_state=True)  # the precision of the last training
-        files = {"train": self.shards["train"], "valid": self.shards["valid"]} | options
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         try:
-            pretrain.main(self.arguments(config, states=folder / "states", output=folder / "output", **files))
+            pretrain.main(self.training(config, folder, **options))
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

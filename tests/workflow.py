@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -61,10 +61,14 @@ class Workflow:
     Attributes:
         code: Snakefile, workflow/, config.yaml and the rest.
         work: where resources/ and results/ are.
+        options: options of every call.
+        environment: variables of every call, beside those of this process.
     """
 
     code: Path
     work: Path
+    options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
 
     def snakemake(self, *args: str, cores: int = 2) -> Ran:
         """Call snakemake with the small demo configuration."""
@@ -77,6 +81,7 @@ class Workflow:
         return [
             str(Path(sys.executable).parent / "snakemake"),
             *map(str, ["--snakefile", self.code / "Snakefile", "--configfile", *files, *options]),
+            *self.options,
             *args,
         ]
 
@@ -88,7 +93,7 @@ class Workflow:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.code,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | self.environment,
             start_new_session=True,
         )
         if not wait:
@@ -127,13 +132,13 @@ class Workflow:
         """The same code, working in another folder that has the same mirror."""
         work.mkdir(parents=True)
         shutil.copytree(self.work / "dumps", work / "dumps")
-        return Workflow(self.code, work)
+        return replace(self, work=work)
 
     def moved(self, name: str) -> "Workflow":
         """The same code and a copy of all results, in another folder beside it."""
         work = self.work.with_name(name)
         shutil.copytree(self.work, work, symlinks=True)
-        return Workflow(self.code, work)
+        return replace(self, work=work)
 
 
 def copy(folder: Path) -> Workflow:

@@ -3,10 +3,12 @@
 import argparse
 import ast
 import contextlib
+import glob
 import importlib
 import logging
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -100,13 +102,15 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
 
 @contextlib.contextmanager
 def writing(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Paths to write to, renamed to `paths` when the block ends well; a killed job leaves only `*.partial`."""
-    partial = tuple(path.with_name(path.name + ".partial") for path in paths)
-    for path in partial:
+    """Paths to write to, renamed to `paths` when the block ends well; a killed job leaves only `*.partial`.
+
+    Their names belong to this process: what an orphan of a killed workflow still writes is never taken for ours.
+    """
+    partial = tuple(path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial") for path in paths)
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     yield partial
     for path, final in zip(partial, paths, strict=True):
         if final.is_dir():

@@ -254,6 +254,10 @@ class Pretrain(Section):
     eval_blocks: Annotated[int, knob("blocks of each valid set that a validation uses", neutral=True, ge=1)] = 1000
     save_steps: Annotated[int, knob("steps between checkpoints", neutral=True, ge=1)] = 1000
     save_total_limit: Annotated[int, knob("checkpoints kept", neutral=True, ge=1)] = 2
+    time_budget: Annotated[
+        float,
+        knob("minutes until the state is saved and the run ends; 0: its Slurm job's limit, if any", neutral=True, ge=0),
+    ] = 0
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,9 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, [str(PACKAGE), os.getenv("PYTHONPATH")])),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]),
 )
+# in a conda environment Snakemake takes PYTHONPATH away
+SEARCH_PATH = shlex.quote(os.getenv("PYTHONPATH")).replace("{", "{{").replace("}", "}}")
+shell.prefix(f"set -euo pipefail; export PYTHONPATH={SEARCH_PATH}; ")
 
 from jalm.config import MediaWiki, NoKnobs, Pretrain, TrainTokenizer
 from jalm.config import SIDES, ConfigError, UnknownDate, flags, load
@@ -210,9 +213,23 @@ def exported_tokenizer(wildcards):
 # ---- what the rules are told
 
 
+def growing(amount):
+    """Resource function: an amount of memory (MB) or time (minutes) that doubles with each attempt."""
+
+    def resource(wildcards, attempt):
+        return amount * 2 ** (attempt - 1)
+
+    return resource
+
+
 def threads_given(wildcards, threads):
     """Resource `cpus_per_task`: as many as threads, unless a profile says otherwise (--cores caps threads only)."""
     return threads
+
+
+def tokenizer_threads(wildcards):
+    """Threads that a tokenizer is trained with: they are among its knobs."""
+    return TOKENIZERS[wildcards.tokenizer].num_threads
 
 
 def download_flags(wildcards):

@@ -41,8 +41,8 @@ rule extract:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
-        runtime="4h",
+        mem_mb=growing(1000),
+        runtime=growing(240),
         options=flags(cfg.extract, neutral=True),
     params:
         flags=flags(cfg.extract),
@@ -68,8 +68,8 @@ rule import_text:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
-        runtime="4h",
+        mem_mb=growing(1000),
+        runtime=growing(240),
     params:
         flags=flags(NoKnobs()),
         part=part_flags,
@@ -93,8 +93,8 @@ rule segment:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
-        runtime="2h",
+        mem_mb=growing(1000),
+        runtime=growing(120),
     params:
         flags=flags(cfg.segment),
         code=code("segment"),
@@ -117,8 +117,8 @@ rule filter:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
-        runtime="2h",
+        mem_mb=growing(1000),
+        runtime=growing(120),
     params:
         flags=flags(cfg.filter),
         code=code("filter"),
@@ -141,8 +141,8 @@ rule dedup:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=4000,
-        runtime="2h",
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         flags=flags(cfg.dedup),
         code=code("dedup"),
@@ -168,8 +168,8 @@ rule split:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
-        runtime="1h",
+        mem_mb=growing(1000),
+        runtime=growing(60),
     params:
         flags=flags(cfg.split),
         code=code("split"),

@@ -15,15 +15,18 @@ rule pretrain:
         "../../envs/gpu.yaml"
     threads: 8
     resources:
-        mem_mb=32000,
+        mem_mb=growing(32000),
         runtime="1d",
         cpus_per_task=threads_given,
+        nodes=1,
+        gpu=0,
         options=pretrain_options,
     params:
         flags=pretrain_flags,
         code=recipe("pretrain"),
     shell:
-        "python -m jalm pretrain {params.flags} {resources.options} --cpus {resources.cpus_per_task}"
+        "python -m jalm launch --nodes {resources.nodes} --gpus {resources.gpu} --cpus {resources.cpus_per_task}"
+        " pretrain {params.flags} {resources.options} --cpus {resources.cpus_per_task}"
         " --train {input.train:q} --valid {input.valid:q}"
         " --states states/{wildcards.model:q} --output {output:q} &> {log:q}"
 
@@ -44,13 +47,15 @@ rule evaluate:
         "../../envs/gpu.yaml"
     threads: 8
     resources:
-        mem_mb=16000,
-        runtime="2h",
+        mem_mb=growing(16000),
+        runtime=growing(120),
         cpus_per_task=threads_given,
+        gpu=0,
         options=flags(cfg.evaluate, neutral=True),
     params:
         flags=flags(cfg.evaluate),
         code=code("evaluate"),
     shell:
-        "python -m jalm evaluate {params.flags} {resources.options} --cpus {resources.cpus_per_task} --model {input.model:q}"
+        "python -m jalm launch --gpus {resources.gpu} --processes 1"
+        " evaluate {params.flags} {resources.options} --cpus {resources.cpus_per_task} --model {input.model:q}"
         " --test {input.manifest:q} --name {wildcards.corpus:q} --output {output:q} &> {log:q}"

@@ -15,8 +15,8 @@ rule export:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=8000,
-        runtime="1h",
+        mem_mb=growing(8000),
+        runtime=growing(60),
     params:
         flags=export_flags,
         code=code("export"),

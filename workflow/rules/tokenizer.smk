@@ -15,10 +15,11 @@ rule train_tokenizer:
         tokenizer=TRAINED,
     conda:
         "../../envs/cpu.yaml"
-    threads: 8
+    threads: tokenizer_threads
     resources:
-        mem_mb=16000,
-        runtime="6h",
+        mem_mb=growing(16000),
+        runtime=growing(360),
+        cpus_per_task=tokenizer_threads,
     params:
         flags=train_tokenizer_flags,
         code=recipe("train_tokenizer"),
@@ -46,8 +47,8 @@ rule shard:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
-        runtime="1h",
+        mem_mb=growing(1000),
+        runtime=growing(60),
         cpus_per_task=threads_given,
     params:
         flags=flags(NoKnobs()),
@@ -81,8 +82,8 @@ rule shard_manifest:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
-        runtime="1h",
+        mem_mb=growing(1000),
+        runtime=growing(60),
     params:
         flags=flags(NoKnobs()),
         code=code("shard_manifest"),

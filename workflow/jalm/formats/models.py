@@ -3,7 +3,6 @@
 Tensor names carry their axes: B sequences, T tokens, V pieces.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,16 +148,25 @@ def loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
 
 
-def blocks_of(shards: Shards, block_size: int, limit: int | None = None) -> Iterator[np.ndarray]:
-    """The stream in disjoint blocks of T + 1 tokens, the last token of one being the first of the next.
+class Objective(torch.nn.Module):
+    """A model together with its loss: processes that share a training exchange gradients of one module's forward."""
 
-    The last block is filled up with <pad>. `limit` is a number of blocks.
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """As `loss`."""
+        return loss(self.model, batch)
+
+
+def blocks_of(shards: Shards, block_size: int, limit: int | None = None) -> list[range]:
+    """The stream as disjoint blocks of T + 1 tokens, the last token of one being the first of the next.
+
+    The last block is shorter. `limit` is a number of blocks.
     """
-    for start in range(0, shards.tokens - 1, block_size)[:limit]:
-        length = min(block_size + 1, shards.tokens - start)
-        block = np.full(block_size + 1, IDS[PAD], dtype=np.int64)
-        block[:length] = shards.read(start, length)
-        yield block
+    starts = range(0, shards.tokens - 1, block_size)[:limit]
+    return [range(start, min(start + block_size + 1, shards.tokens)) for start in starts]
 
 
 @dataclass
@@ -184,20 +192,26 @@ def score(
     batch_size: int,
     mlm_probability: float,
     limit: int | None = None,
+    process: int = 0,
+    processes: int = 1,
 ) -> Score:
-    """Score of a model on a stream of tokens; a masked model's masks are the same each time."""
+    """Score of a model on a stream of tokens; a masked model's masks are the same each time.
+
+    Several processes share the batches, and each has the sums of its own.
+    """
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     total = Score()
     blocks = blocks_of(shards, block_size, limit)
-    row = 0
-    while rows := [block for _, block in zip(range(batch_size), blocks, strict=False)]:
+    for row in range(process * batch_size, len(blocks), processes * batch_size):
+        tokens = np.full((len(blocks[row : row + batch_size]), block_size + 1), IDS[PAD], dtype=np.int64)
+        for place, block in zip(tokens, blocks[row:], strict=False):
+            place[: len(block)] = shards.read(block.start, len(block))
         if architecture(model) in MASKED:
-            seeds = [(0, row + number) for number in range(len(rows))]
-            batch = masked_batch(np.stack(rows), seeds, mlm_probability, model.config.vocab_size)
+            seeds = [(0, row + number) for number in range(len(tokens))]
+            batch = masked_batch(tokens, seeds, mlm_probability, model.config.vocab_size)
         else:
-            batch = next_token_batch(np.stack(rows))
-        row += len(rows)
+            batch = next_token_batch(tokens)
         logits, labels = predict(model, batch.to(device))
         total.nats += functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum").item()
         total.correct += int((logits.argmax(dim=1) == labels).sum())

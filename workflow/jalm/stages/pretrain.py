@@ -1,12 +1,16 @@
 """Train a model on token shards.
 
 A batch depends on the seed and the step alone, and so do masks and dropout: the position in the data is one integer,
-and a training that was killed goes on from its last checkpoint as if nothing had happened.
+and a training that was killed goes on from its last checkpoint as if nothing had happened. Several processes, as
+`jalm launch` starts them, share the sequences of a step; what is learnt differs by rounding, and by dropout's draws.
+
+In a Slurm job it ends by itself before the job's time is up, with its state saved, and puts the job back into the queue.
 
 Training state lies under --states, in a folder named by a digest of the knobs, the RECIPE and the shards, where nothing
 that re-runs deletes it. A training that is finished there already is published at once.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -19,14 +23,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jalm import Fault, cli
+from jalm import Fault, cli, slurm
 from jalm.config import Pretrain, flags
 from jalm.formats import checkpoints
 from jalm.formats.shards import Mixture, Shards, digest
 
 if TYPE_CHECKING:
+    import transformers
+
     from jalm.formats import models
 
+END_MARGIN = 30  # seconds before the end of a Slurm job that are left when a training has saved its state
+TIME_IS_UP = "time is up"
 RECIPE = 1  # raise it when what is learnt changes: the test of this number says when
 
 
@@ -35,7 +43,7 @@ class TrainingError(Fault):
 
 
 class Stopped(Fault):
-    """A training that saved its state because it was told to end."""
+    """A training that saved its state because it was told to end, or its time was up."""
 
 
 def learning_rate(step: int, config: Pretrain) -> float:
@@ -76,13 +84,13 @@ def record_settings(path: Path, settings: dict) -> None:
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def batches(mixture: Mixture, config: Pretrain, step: int, vocab_size: int) -> list["models.Batch"]:
-    """What the model is fed in one optimizer step, in pieces that fit into memory."""
+def batches(mixture: Mixture, config: Pretrain, step: int, vocab_size: int, share: range) -> list["models.Batch"]:
+    """What the model is fed in one optimizer step, in pieces that fit into memory; `share` of the rows of the batch."""
     from jalm.formats import models
 
     pieces = []
-    for first in range(0, config.global_batch_size, config.per_device_train_batch_size):
-        rows = range(first, first + config.per_device_train_batch_size)
+    for first in range(0, len(share), config.per_device_train_batch_size):
+        rows = share[first : first + config.per_device_train_batch_size]
         blocks = np.stack([mixture.block(step * config.global_batch_size + row) for row in rows])
         if config.architecture in models.MASKED:
             seeds = [(config.seed, step, row) for row in rows]
@@ -92,16 +100,59 @@ def batches(mixture: Mixture, config: Pretrain, step: int, vocab_size: int) -> l
     return pieces
 
 
-class Trainer:
-    """One training: model, optimizer, data, and the state folder."""
+def time_left(config: Pretrain) -> float:
+    """Seconds that a training may last: its time budget, or what its Slurm job has left."""
+    if config.time_budget:
+        return config.time_budget * 60
+    try:
+        left = slurm.seconds_left(slurm.own_job()) if slurm.own_job() else None
+    except slurm.SlurmError as error:
+        cli.log.info("how long this job may last is not known (%s); set time_budget if its limit is short", error)
+        return math.inf
+    return math.inf if left is None else left - END_MARGIN
 
-    def __init__(self, config: Pretrain, train: list[Shards], valid: list[Shards], state: Path) -> None:
+
+def requeue() -> None:
+    """Put the Slurm job of this training back into the queue, where it goes on; say so if that cannot be."""
+    if job := slurm.own_job():
+        try:
+            slurm.requeue(job)
+            cli.log.info("job %s goes back into the queue", job)
+        except slurm.SlurmError as error:
+            cli.log.info("job %s cannot go back into the queue by itself: %s", job, error)
+
+
+class Trainer:
+    """One training: model, optimizer, data, and the state folder.
+
+    Every process has one; the lead, process 0, writes what is written.
+    """
+
+    def __init__(
+        self,
+        config: Pretrain,
+        train: list[Shards],
+        valid: list[Shards],
+        state: Path,
+        lock: checkpoints.Lock | None,
+        ends: float,
+    ) -> None:
+        """Build it.
+
+        Args:
+            config: the knobs.
+            train: shards, in the order of `config.corpora`.
+            valid: shards to validate on.
+            state: folder of the training's state.
+            lock: on that folder; None in processes that do not lead.
+            ends: when it has to be over, in seconds of time.monotonic().
+        """
         import torch
         from accelerate import Accelerator
 
         from jalm.formats import models
 
-        self.config, self.valid, self.state = config, valid, state
+        self.config, self.valid, self.state, self.lock, self.ends = config, valid, state, lock, ends
         self.vocab_size = train[0].manifest["vocab_size"]
         tokenizers = {shards.manifest["tokenizer"] for shards in train + valid}
         if len(tokenizers) > 1:
@@ -119,6 +170,7 @@ class Trainer:
             if shards.tokens < config.block_size:
                 cli.log.info("%s has less than one block of %s tokens: not used", shards.path, config.block_size)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.share = self._share()
         torch.manual_seed(config.seed)
         model = models.build(config.architecture, config.config.model_dump(), self.vocab_size, config.block_size)
         optimizer = torch.optim.AdamW(
@@ -128,8 +180,36 @@ class Trainer:
             eps=config.adam_epsilon,
             fused=True,
         )
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.told_to_stop = False
+        self.objective, self.optimizer = self.accelerator.prepare(models.Objective(model), optimizer)
+        self.told_to_stop: str = ""  # why
+        self.slowest_step = self.slowest_save = 0.0  # seconds
+
+    @property
+    def model(self) -> "transformers.PreTrainedModel":
+        """The model, without what accelerate puts around it."""
+        return self.accelerator.unwrap_model(self.objective).model
+
+    def _share(self) -> range:
+        """Rows of the global batch that this process works on."""
+        total, processes = self.config.global_batch_size, self.accelerator.num_processes
+        if total % processes:
+            near = sorted({max(processes, total // processes * processes), -(-total // processes) * processes})
+            raise TrainingError(
+                f"global_batch_size {total} does not divide into {processes} processes; "
+                f"use {' or '.join(map(str, near))}, or another number of GPUs"
+            )
+        rows = total // processes
+        first = self.accelerator.process_index * rows
+        return range(first, first + rows)
+
+    def _sum(self, *numbers: float) -> list[float]:
+        """Sums over all processes."""
+        import torch
+
+        if self.accelerator.num_processes == 1:
+            return list(numbers)
+        local = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
+        return self.accelerator.reduce(local, reduction="sum").tolist()
 
     def resume(self) -> int:
         """Load the last checkpoint, if there is one; the number of steps it has behind it."""
@@ -137,35 +217,42 @@ class Trainer:
         if step:
             self.accelerator.load_state(str(checkpoints.checkpoint(self.state, step)))
             cli.log.info("going on from the checkpoint of step %s", f"{step:,}")
-        _cut_log(self.state / "log.jsonl", step)
+        if self.lock:
+            _cut_log(self.state / "log.jsonl", step)
         return step
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step and forget the oldest."""
-        with checkpoints.writing(checkpoints.checkpoint(self.state, step)) as folder:
-            self.accelerator.save_state(str(folder))
-        checkpoints.forget(self.state, self.config.save_total_limit)
+        began = time.monotonic()
+        if self.lock:
+            with checkpoints.writing(checkpoints.checkpoint(self.state, step)) as folder:
+                self.accelerator.save_state(str(folder))
+                self.lock.check()
+            checkpoints.forget(self.state, self.config.save_total_limit)
+        self.slowest_save = max(self.slowest_save, time.monotonic() - began)
 
     def step(self, step: int) -> tuple[float, float]:
         """One optimizer step; its mean loss over all predicted tokens (nats) and the norm of its gradient."""
         import torch
 
-        from jalm.formats import models
-
         config, accelerator = self.config, self.accelerator
-        pieces = batches(self.mixture, config, step, self.vocab_size)
-        count = sum(piece.count for piece in pieces)
+        pieces = batches(self.mixture, config, step, self.vocab_size, self.share)
+        (count,) = self._sum(sum(piece.count for piece in pieces))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         total = torch.zeros((), device=accelerator.device)
         for number, piece in enumerate(pieces):
             torch.manual_seed(torch_seed(config.seed, step, accelerator.process_index, number))  # of dropout
-            with accelerator.autocast():
-                loss = models.loss(self.model, piece.to(accelerator.device)) / max(1, count)
-            accelerator.backward(loss)
+            last = number == len(pieces) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.objective):
+                with accelerator.autocast():
+                    loss = self.objective(piece.to(accelerator.device))
+                    # gradients are averaged over the processes, where the losses have to be added
+                    loss = loss * accelerator.num_processes / max(1, count)
+                accelerator.backward(loss)
             total += loss.detach()
-        loss = total.item()
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf).item()
+        loss = self._sum(total.item())[0] / accelerator.num_processes
+        norm = accelerator.clip_grad_norm_(self.objective.parameters(), config.max_grad_norm or math.inf).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"loss {loss} and gradient norm {norm} at step {step + 1}; the last checkpoint was kept. "
@@ -179,41 +266,44 @@ class Trainer:
         """Mean loss (nats a predicted token) on the beginning of valid."""
         from jalm.formats import models
 
-        config = self.config
-        model = self.accelerator.unwrap_model(self.model)
-        with self.accelerator.autocast():
+        config, accelerator = self.config, self.accelerator
+        with accelerator.autocast():
             scores = [
                 models.score(
-                    model,
+                    self.model,
                     shards,
                     config.block_size,
                     config.per_device_train_batch_size,
                     config.mlm_probability,
                     config.eval_blocks,
+                    accelerator.process_index,
+                    accelerator.num_processes,
                 )
                 for shards in self.valid
             ]
-        return {"valid_loss": sum(s.nats for s in scores) / max(1, sum(s.tokens for s in scores))}
+        nats, tokens = self._sum(sum(s.nats for s in scores), sum(s.tokens for s in scores))
+        return {"valid_loss": nats / max(1, tokens)}
 
     def run(self) -> Path:
         """Train to the end; the folder of the finished model.
 
         Raises:
-            Stopped: a signal came; the state is saved.
+            Stopped: a signal came, or the time is up; the state is saved.
         """
         config = self.config
         done = self.resume()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._stop)
         began, first = time.monotonic(), done
-        self.model.train()
-        with open(self.state / "log.jsonl", "a", encoding="utf-8") as log:
+        self.objective.train()
+        with open(self.state / "log.jsonl" if self.lock else os.devnull, "a", encoding="utf-8") as log:
 
             def record(**values: float) -> None:
                 log.write(json.dumps(values) + "\n")
                 log.flush()
 
             for step in cli.progress(range(done, config.max_steps), unit=" steps", total=config.max_steps - done):
+                step_began = time.monotonic()
                 loss, norm = self.step(step)
                 done = step + 1
                 tokens = done * config.global_batch_size * config.block_size
@@ -229,25 +319,39 @@ class Trainer:
                     )
                 if done % config.eval_steps == 0 or done == config.max_steps:
                     record(step=done, tokens=tokens, **self.validate())
-                if done % config.save_steps == 0 or done == config.max_steps or self.told_to_stop:
-                    os.fsync(log.fileno())  # a checkpoint must not be ahead of the log
+                stopping = self._stopping(time.monotonic() - step_began)
+                if done % config.save_steps == 0 or done == config.max_steps or stopping:
+                    if self.lock:
+                        os.fsync(log.fileno())  # a checkpoint must not be ahead of the log
                     self.save(done)
-                if self.told_to_stop and done < config.max_steps:
-                    raise Stopped(f"told to stop; saved at step {done:,} of {config.max_steps:,}, run again to go on")
-        return self._finish(time.monotonic() - began, done - first)
+                if stopping and done < config.max_steps:
+                    raise Stopped(f"{stopping}; saved at step {done:,} of {config.max_steps:,}, run again to go on")
+        if self.lock:
+            self._finish(time.monotonic() - began, done - first)
+        return self.state / "final"
+
+    def _stopping(self, seconds: float) -> str:
+        """Why to end after this step, which took `seconds`: as soon as one process wants to, all do; empty if none."""
+        self.slowest_step = max(self.slowest_step, seconds)
+        if self.lock:
+            self.lock.check()
+            if time.monotonic() + self.slowest_step + 2 * self.slowest_save > self.ends:
+                self.told_to_stop = self.told_to_stop or TIME_IS_UP
+        (wanted,) = self._sum(bool(self.told_to_stop))
+        return (self.told_to_stop or "another process was told to stop") if wanted else ""
 
     def _stop(self, number: int, _: object) -> None:
-        self.told_to_stop = True
-        signal.signal(number, signal.SIG_DFL)  # whoever asks twice does not want to wait
+        if number == signal.SIGINT and self.told_to_stop:
+            signal.signal(number, signal.SIG_DFL)  # whoever asks a third time does not want to wait
+        self.told_to_stop = f"told to stop by {signal.Signals(number).name}"
 
-    def _finish(self, seconds: float, trained: int) -> Path:
+    def _finish(self, seconds: float, trained: int) -> None:
         import accelerate
         import torch
         import transformers
 
-        final = self.state / "final"
-        with checkpoints.writing(final) as folder:
-            model = self.accelerator.unwrap_model(self.model)
+        with checkpoints.writing(self.state / "final") as folder:
+            model = self.model
             model.save_pretrained(folder)
             log = (self.state / "log.jsonl").read_text(encoding="utf-8")
             (folder / "log.jsonl").write_text(log, encoding="utf-8")
@@ -261,7 +365,7 @@ class Trainer:
                 "versions": {m.__name__: m.__version__ for m in (torch, transformers, accelerate)},
             }
             (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        return final
+            self.lock.check()
 
 
 def _cut_log(path: Path, step: int) -> None:
@@ -289,29 +393,43 @@ def main(argv: list[str] | None = None) -> None:
         "--cpus", type=int, default=1, metavar="N", help="threads on a machine without GPU (default: 1)"
     )
     args, config = cli.parse(parser, argv)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # as torchrun and accelerate launch set it
-        raise TrainingError(f"started as {os.environ['WORLD_SIZE']} processes; training takes one so far")
+    began = time.monotonic()
+    lead = os.environ.get("RANK", "0") == "0"  # of the processes that jalm launch or torchrun started
+    if not lead:
+        cli.log.setLevel(logging.ERROR)
     key, settings = state_key(config, [*args.train, *args.valid])
     state = args.states / key
-    with checkpoints.locked(state):
-        final = state / "final"
+    final = state / "final"
+    with checkpoints.locked(state, cli.log.info) if lead else contextlib.nullcontext() as lock:
         if final.is_dir() and checkpoints.whole(final):
-            checkpoints.publish(final, args.output)
-            cli.closing("pretrain", f"the finished training {state}", "its model, without training")
+            if lead:
+                checkpoints.publish(final, args.output)
+                cli.closing("pretrain", f"the finished training {state}", "its model, without training")
             return
 
         import torch
 
-        torch.set_num_threads(args.cpus)
-        how = {"code": args.code, "per_device_train_batch_size": config.per_device_train_batch_size}
-        record_settings(state / "settings.json", {**settings, **how})
-        trainer = Trainer(config, [Shards(path) for path in args.train], [Shards(path) for path in args.valid], state)
+        torch.set_num_threads(max(1, args.cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        ends = began + time_left(config) if lead else math.inf
+        shards = [[Shards(path) for path in paths] for paths in (args.train, args.valid)]
+        trainer = Trainer(config, *shards, state, lock, ends)
+        if lead:
+            how = {"code": args.code, "per_device_train_batch_size": config.per_device_train_batch_size}
+            how["processes"] = trainer.accelerator.num_processes
+            record_settings(state / "settings.json", {**settings, **how})
         try:
-            checkpoints.publish(trainer.run(), args.output)
+            trainer.run()
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"out of memory ({str(error).splitlines()[0]}); lower per_device_train_batch_size, now "
                 f"{config.per_device_train_batch_size}, and run again: the training goes on from its last checkpoint"
             ) from None
+        except Stopped:
+            if lead and trainer.told_to_stop == TIME_IS_UP:
+                requeue()
+            raise
+        if not lead:
+            return
+        checkpoints.publish(final, args.output)
     tokens = config.max_steps * config.global_batch_size * config.block_size
     cli.closing("pretrain", f"{tokens:,} tokens", f"{args.output.name} after {config.max_steps:,} steps")

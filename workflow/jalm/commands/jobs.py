@@ -1,0 +1,39 @@
+"""List the Slurm jobs that a working folder has in the queue, and why they wait.
+
+When snakemake was killed, or the machine it ran on went down, its jobs live on. Before it is started again they are
+waited for (--wait), so that a training comes to its end, or taken out of the queue (--cancel): a training goes on from
+its last checkpoint. What other jobs made without their snakemake is made again, since nobody recorded from what.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from jalm import slurm
+
+INTERVAL = 5  # seconds
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="jalm jobs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--directory", type=Path, default=Path(), metavar="DIR", help="where snakemake works (default: here)"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--wait", action="store_true", help="return when the last of them has ended")
+    what.add_argument("--cancel", action="store_true", help="end them all, and return when they are gone")
+    args = parser.parse_args(argv)
+    found = slurm.jobs(args.directory)
+    if not found:
+        print(f"no jobs of {args.directory.resolve()} in the queue")
+    for job in found:
+        print(job)
+        if job.stuck:
+            print(f"           will not start: {job.stuck}")
+    if args.cancel:
+        slurm.cancel(found)
+    while (args.wait or args.cancel) and slurm.jobs(args.directory):
+        time.sleep(INTERVAL)

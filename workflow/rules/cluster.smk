@@ -1,0 +1,88 @@
+"""What the workflow does besides running jobs where there is Slurm: look after its queue."""
+
+import atexit
+import threading
+import time
+
+from snakemake.logging import logger
+
+from jalm import slurm
+
+QUEUE_INTERVAL = 30  # seconds between two looks at the queue
+
+
+def by_slurm():
+    """Whether this process gives jobs to Slurm, and is not itself within one of them."""
+    return workflow.is_main_process and getattr(workflow.executor_plugin, "name", None) == "slurm"
+
+
+def refuse_living_jobs():
+    """Do not write beside the jobs of a snakemake that was killed."""
+    if not (workflow.is_main_process and slurm.here()):
+        return
+    try:
+        living = slurm.jobs(Path.cwd())
+    except slurm.SlurmError as error:
+        if by_slurm():
+            raise WorkflowError(str(error)) from None
+        return
+    if living:
+        raise WorkflowError(
+            "An earlier start has left jobs in the queue, which write here:\n"
+            + "".join(f"    {job}\n" for job in living)
+            + f"Let trainings come to their end: jalm jobs --wait --directory {shlex.quote(os.getcwd())}\n"
+            + f"Or end them all:                 jalm jobs --cancel --directory {shlex.quote(os.getcwd())}\n"
+            + "Then start again: a training goes on, or is taken as it is; what else they were making is made again."
+        )
+
+
+def refuse_lost_jobs():
+    """The executor plugin (2.8.0) forgets jobs of an array when the limit on jobs in the queue cuts it short."""
+    arrays = by_slurm() and workflow.executor_settings.array_jobs
+    at_once = sum(entry.parts for entry in CORPORA.values()) * max(1, len(TOKENIZERS))
+    if arrays and workflow.nodes < at_once:
+        raise WorkflowError(
+            f"--jobs {workflow.nodes} is less than the {at_once} parts that may be ready at once, of which job arrays "
+            f"are made; raise it, or do without arrays: --slurm-array-jobs ''"
+        )
+
+
+def watch_queue():
+    """Report each job that waits for something that will not happen by itself."""
+    reported = set()
+    while True:
+        try:
+            stuck = [job for job in slurm.jobs(Path.cwd()) if job.stuck]
+        except slurm.SlurmError:
+            stuck = []  # the executor asks Slurm too, and reports it
+        for job in stuck:
+            if (job.name, job.reason) not in reported:
+                reported.add((job.name, job.reason))
+                logger.error(f"Slurm job {job.number} ({job.name}) will not start: {job.reason}: {job.stuck}")
+        time.sleep(QUEUE_INTERVAL)
+
+
+def leave_incomplete():
+    """Let the head alone call what this job made complete: only the head records what it was made from.
+
+    Else no change would ever make stale what outlived its head.
+    """
+    for job in workflow.dag.jobs if workflow.dag else []:
+        workflow.persistence.started(job)
+
+
+if workflow.remote_exec:
+    atexit.register(leave_incomplete)  # Snakemake runs no hooks within jobs
+
+
+onstart:
+    refuse_living_jobs()
+    refuse_lost_jobs()
+    if by_slurm():
+        threading.Thread(target=watch_queue, daemon=True).start()
+
+
+onerror:
+    # what was being submitted when Ctrl-C came is in the queue now, unknown to the executor
+    if by_slurm():
+        slurm.cancel(slurm.jobs(Path.cwd()))
