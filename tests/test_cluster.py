@@ -177,29 +177,28 @@ def test_a_job_that_asks_for_too_much_is_refused_at_once(slurm, finished):
     assert "Requested node configuration is not available" in ran.output
 
 
-def test_a_job_that_waits_for_ever_is_reported_and_ctrl_c_empties_the_queue(slurm, finished, cluster):
+def test_a_job_that_cannot_start_as_it_is_is_reported_and_fails(slurm, finished, cluster):
     workflow = slurm(finished.moved("waiting"))
     resources = ["pretrain:slurm_partition=short", "pretrain:runtime=60"]
-    process = workflow.started(MODEL, "--set-resources", *resources, "--config", LONG, wait=False)
-    until(lambda: cluster.queue())
-    time.sleep(35)  # the queue is looked at every half minute
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert re.search(
-        r"Slurm job \d+ \(pretrain gpt2-tiny-20261001\) will not start: PartitionTimeLimit: it asks for more time than",
-        output,
-    )
+    ran = workflow.snakemake(MODEL, "--retries", "0", "--set-resources", *resources, "--config", LONG)
+    assert ran.status != 0
+    what = r"Slurm job \d+ \(pretrain gpt2-tiny-20261001\) will not start and was cancelled: PartitionTimeLimit: it asks for"
+    assert re.search(what, ran.output)
     assert not cluster.queue()
 
 
 def test_ctrl_c_while_jobs_are_submitted_leaves_an_empty_queue(slurm, cluster):
     workflow = slurm()
     many = ["--config", "corpora={jawiki: {parts: 30}}", "--slurm-array-jobs", ""]
-    process = workflow.started("corpus", *many, wait=False)
-    until(lambda: len(cluster.queue()) > 2)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
-    until(lambda: not cluster.queue(), 20)
+    cluster.call("scontrol", "update", "NodeName=n[1-2]", "State=DRAIN", "Reason=test")  # jobs wait, and do not end
+    try:
+        process = workflow.started("corpus", *many, wait=False)
+        until(lambda: len(cluster.queue()) > 2)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+        assert not cluster.queue()
+    finally:
+        cluster.call("scontrol", "update", "NodeName=n[1-2]", "State=RESUME")
 
 
 def test_fewer_jobs_at_once_than_an_array_has_parts_are_refused(slurm):
@@ -208,6 +207,13 @@ def test_fewer_jobs_at_once_than_an_array_has_parts_are_refused(slurm):
     assert ran.status != 0
     assert "--jobs 2 is less than the 6 parts that may be ready at once" in ran.output
     assert "do without arrays: --slurm-array-jobs ''" in ran.output
+
+
+def test_several_nodes_that_are_asked_for_by_half_are_refused(slurm, finished):
+    """Slurm would wait for ever."""
+    ran = slurm(finished.moved("half")).snakemake(MODEL, "--set-resources", "pretrain:nodes=2", "--config", LONG)
+    assert ran.status != 0
+    assert "pretrain has nodes: 2 in the profile, which needs tasks: 2, tasks_per_gpu: 0, mpi: srun too" in ran.output
 
 
 # ---- the head dies
@@ -273,6 +279,8 @@ def test_jobs_of_another_folder_are_not_ours(slurm, finished, cluster, tmp_path)
     workflow = slurm(finished.moved("ours"))
     cluster.call("sbatch", "--output", f"{tmp_path}/%j.log", "--wrap", "sleep 60")
     assert jalm(workflow, "jobs", "--directory", str(workflow.work)).stdout.startswith("no jobs of ")
+    nowhere = jalm(workflow, "jobs", "--directory", str(workflow.work / "nosuch"))
+    assert (nowhere.returncode, "there is no such folder" in nowhere.stderr) == (1, True)
     assert "Nothing to be done" in workflow.run().output
     assert len(cluster.queue()) == 1
 
@@ -363,7 +371,6 @@ def test_the_shipped_profile_works_with_accounting_as_sites_have_it(finished, tm
         workflow = replace(finished.elsewhere(tmp_path / "work"), options=PROFILE, environment=cluster.environment)
         ran = workflow.run(cores=1)
         assert "22 of 22 steps (100%) done" in ran.output
-        assert "Guessed SLURM account: lab" in ran.output
         assert workflow.files(*DATA) == finished.files(*DATA)
         states = cluster.call("sacct", "-X", "-n", "-P", "-o", "State,Account").splitlines()
         assert len(states) > 15

@@ -105,7 +105,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tiny, tmp_path):
     process = start(tiny, config, tmp_path, 2)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 1
-    message = "pretrain: global_batch_size 9 does not divide into 2 processes; use 8 or 10, or another number of GPUs\n"
+    message = "pretrain: global_batch_size 9 does not divide into 2 processes; use 6 or 12, or another number of GPUs\n"
     assert message in printed
     assert "Traceback" not in printed
 

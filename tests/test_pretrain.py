@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from jalm.config import Pretrain
-from jalm.formats import checkpoints
+from jalm.formats import checkpoints, lock
 from jalm.formats.shards import Mixture, Shards
 from jalm.stages import pretrain
 from jalm.stages.pretrain import TrainingError, learning_rate
@@ -113,6 +113,36 @@ def test_the_batch_of_a_step_is_the_same_in_pieces_of_any_size(tiny, architectur
 
     assert fed().shape == (2, 8, 32)
     assert torch.equal(fed(per_device_train_batch_size=size), fed())
+
+
+def test_the_state_of_a_training_is_found_again_by_what_it_learns(tiny):
+    def key(**knobs):
+        return pretrain.state_key(tiny.config("gpt2", **knobs), [tiny.shards["train"], tiny.shards["valid"]])[0]
+
+    assert key() == key(save_steps=7, logging_steps=3, eval_steps=9, time_budget=3, per_device_train_batch_size=2)
+    different = [key(), key(learning_rate=1e-3), key(seed=1), key(max_steps=41), key(corpora={"wiki": 2.0})]
+    other_data = pretrain.state_key(tiny.config("gpt2"), [tiny.shards["test"], tiny.shards["valid"]])[0]
+    assert len({*different, other_data}) == 6
+
+
+def test_going_on_under_changed_code_is_said_and_recorded(tmp_path, caplog):
+    path = tmp_path / "settings.json"
+    pretrain.record_settings(path, {"code": "stages.pretrain@1"})
+    pretrain.record_settings(path, {"code": "stages.pretrain@1"})
+    assert not caplog.records
+    with caplog.at_level("INFO", logger="jalm"):
+        pretrain.record_settings(path, {"code": "stages.pretrain@2"})
+        pretrain.record_settings(path, {"code": "stages.pretrain@2", "newer": 1})  # a version ago it was not recorded
+    assert "code changed since this training was last run: stages.pretrain@1 is now stages.pretrain@2" in caplog.text
+    assert "newer changed since this training was last run: None is now 1" in caplog.text
+    assert json.loads(path.read_text()) == {"code": "stages.pretrain@2", "newer": 1}
+
+
+def test_the_log_is_cut_where_the_training_goes_on(tmp_path):
+    lines = [json.dumps({"step": step, "loss": 1.5}) + "\n" for step in (1, 2, 2, 3)]
+    (tmp_path / "log.jsonl").write_text("".join(lines) + '{"step": 4, "lo', encoding="utf-8")
+    pretrain._cut_log(tmp_path / "log.jsonl", 2)
+    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == "".join(lines[:3])
 
 
 # ---- what is learnt
@@ -243,14 +273,12 @@ def test_a_training_whose_time_is_up_saves_and_goes_on_in_the_next_run(tiny, tmp
 
 
 def test_a_training_that_was_taken_over_ends_without_saving(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "HEARTBEAT", 0.05)
 
     def taken(path):
         (path.parents[1] / "lock").write_text('{"process": 7, "host": "n2", "job": "45"}', encoding="utf-8")
-        time.sleep(0.5)
 
     monkeypatch.setattr(checkpoints, "forget", lambda state, keep: taken(checkpoints.checkpoint(state, 0)))
-    with pytest.raises(checkpoints.StateError, match="was taken over by another process"):
+    with pytest.raises(lock.LockError, match="was taken over by another process"):
         tiny.pretrain(tiny.config("gpt2", save_steps=5, max_steps=50), tmp_path)
     assert checkpoints.steps(state_of(tmp_path)) == [5]
     assert not (tmp_path / "output").exists()
@@ -298,8 +326,8 @@ def test_a_second_training_of_the_same_state_is_refused(tiny, tmp_path):
     config = tiny.config("gpt2", max_steps=2)
     key, _ = pretrain.state_key(config, [tiny.shards["train"], tiny.shards["valid"]])
     with (
-        checkpoints.locked(tmp_path / "states" / key, print),
-        pytest.raises(checkpoints.StateError, match="being written"),
+        lock.locked(tmp_path / "states" / key, print),
+        pytest.raises(lock.LockError, match="being written"),
     ):
         tiny.pretrain(config, tmp_path)
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 
 import pytest
 from cluster import GPUS, until
@@ -50,6 +51,9 @@ def test_durations_are_read_as_slurm_writes_them(text, seconds):
             "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
             "down, drained",
         ),
+        ("AssocGrpCPUMinutesLimit", "is used up"),
+        ("AssocGrpBillingRunMinutes", "is used up"),
+        ("MaxMemPerLimit", "may have in one job"),
         ("JobHeldUser", "scontrol release 12_3"),
         ("launch failed requeued held", "scontrol release 12_3"),
         ("Resources", ""),
@@ -61,10 +65,20 @@ def test_durations_are_read_as_slurm_writes_them(text, seconds):
     ],
 )
 def test_a_job_that_waits_for_others_may_start_and_one_that_waits_for_you_may_not(reason, advice):
-    job = slurm.Job("12_3", "PENDING", reason, "0:00", "", "extract")
+    job = slurm.Job("12_3", "PENDING", reason, "0:00", "", "extract", Path())
     assert advice in job.stuck
     assert bool(advice) == bool(job.stuck)
-    assert not slurm.Job("12_3", "RUNNING", reason, "0:01", "n1", "extract").stuck
+    assert not slurm.Job("12_3", "RUNNING", reason, "0:01", "n1", "extract", Path()).stuck
+
+
+def test_what_an_administrator_or_time_can_mend_is_not_hopeless():
+    def hopeless(reason):
+        return bool(slurm.Job("1", "PENDING", reason, "0:00", "", "extract", Path()).hopeless)
+
+    assert all(map(hopeless, ("PartitionTimeLimit", "PartitionConfig", "QOSMaxCpuPerJobLimit", "AccountNotAllowed")))
+    assert not any(
+        map(hopeless, ("ReqNodeNotAvail", "JobHeldUser", "PartitionDown", "AssocGrpCPUMinutesLimit", "Priority"))
+    )
 
 
 def test_the_jobs_of_a_folder_are_those_whose_log_lies_there(clients, tmp_path):
@@ -90,7 +104,13 @@ def test_a_job_knows_the_time_it_has_left(clients, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", number)
     config = Pretrain(architecture="gpt2", config={}, corpora={"wiki": 1}, max_steps=1)
     assert 1700 - pretrain.END_MARGIN < pretrain.time_left(config) <= 1800 - pretrain.END_MARGIN
-    assert pretrain.time_left(config.model_copy(update={"time_budget": 2.5})) == 150
+    for budget, left in ((2.5, 150), (600, 1800 - pretrain.END_MARGIN)):  # minutes; the job's limit holds beside it
+        assert left - 100 < pretrain.time_left(config.model_copy(update={"time_budget": budget})) <= left
+    assert not slurm.is_rule(number)
+    assert not slurm.gone(number)
+    clients.call("scancel", number)
+    until(lambda: slurm.gone(number))
+    assert slurm.gone("987654321")
 
 
 def test_without_a_job_nothing_limits_a_training(monkeypatch):

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -153,7 +154,7 @@ def test_a_damaged_dump_is_refused(finished, tmp_path, damage):
 
 
 def test_on_a_workstation_one_training_at_a_time_takes_the_gpu(finished):
-    workflow = finished.moved("workstation")
+    workflow = replace(finished.moved("workstation"), environment={"ACCELERATE_USE_CPU": "true"})
     changed = "models={gpt2-tiny: {seed: 7}, roberta-tiny: {seed: 7}}"
     profile = ["--profile", str(workflow.code / "profiles/workstation")]
     workflow.run(
@@ -167,8 +168,8 @@ def test_on_a_workstation_one_training_at_a_time_takes_the_gpu(finished):
     times = []
     for model in ("gpt2", "roberta"):
         lines = (workflow.work / f"logs/pretrain/{model}-tiny-20261001.log").read_text().splitlines()
-        assert "PyTorch" in lines[0] or "GPUs: " in lines[0]
-        times.append((lines[0][:19], lines[-1][:19]))
+        began = max(number for number, line in enumerate(lines) if "GPUs: " in line)  # logs of earlier runs stay
+        times.append((lines[began][:19], lines[-1][:19]))
     (_, first_ended), (second_began, _) = sorted(times)
     assert first_ended <= second_began
 
@@ -176,10 +177,8 @@ def test_on_a_workstation_one_training_at_a_time_takes_the_gpu(finished):
 def test_rules_find_the_package_without_pythonpath_which_snakemake_takes_away_from_conda_environments(finished):
     workflow = finished.moved("conda")
     variable = '    PYTHONPATH=os.pathsep.join(filter(None, [str(PACKAGE), os.getenv("PYTHONPATH")])),\n'
-    given = 'SEARCH_PATH = shlex.quote(os.getenv("PYTHONPATH"))'
     with (
         workflow.edited("workflow/rules/common.smk", variable, ""),
-        workflow.edited("workflow/rules/common.smk", given, "SEARCH_PATH = shlex.quote(str(PACKAGE))"),
         workflow.edited("workflow/jalm/stages/split_summary.py", "def main(", "print('ours')\n\n\ndef main("),
     ):
         workflow.run("results/split/jawiki-20261001/summary.json", "--forcerun", "split_summary")

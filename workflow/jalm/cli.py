@@ -3,19 +3,17 @@
 import argparse
 import ast
 import contextlib
-import glob
 import importlib
 import logging
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from jalm import Fault, __version__
+from jalm import Fault, __version__, unfinished
 from jalm.config import Section, decode, help_text
 
 log = logging.getLogger("jalm")
@@ -102,15 +100,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
 
 @contextlib.contextmanager
 def writing(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Paths to write to, renamed to `paths` when the block ends well; a killed job leaves only `*.partial`.
-
-    Their names belong to this process: what an orphan of a killed workflow still writes is never taken for ours.
-    """
-    partial = tuple(path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial") for path in paths)
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    """Paths to write to, renamed to `paths` when the block ends well; a killed job leaves only `*.partial`."""
+    partial = tuple(unfinished(path) for path in paths)
     yield partial
     for path, final in zip(partial, paths, strict=True):
         if final.is_dir():

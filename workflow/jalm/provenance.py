@@ -12,7 +12,13 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-OUTSIDE = {"__init__", "cli", "config", "provenance", "slurm"}  # what they do to a result is visible in params.flags
+OUTSIDE = {
+    "__init__",
+    "cli",
+    "config",
+    "provenance",
+    "slurm",
+}  # what they do to a result is visible in params.flags, or nothing
 
 
 @cache

@@ -14,21 +14,28 @@ from jalm import Fault
 
 # width of the columns of squeue; the last has none
 COLUMNS = {"JobArrayID": 30, "State": 20, "Reason": 80, "TimeUsed": 20, "NodeList": 80, "Comment": 200, "StdOut": 4000}
+LIVING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUE", "RESIZING", "SIGNALING")
 LOGS = Path(".snakemake") / "slurm_logs"  # where the executor plugin lets Slurm write, under the working folder
 
-# Slurm's reasons for which a job waits until somebody does something, and what (JOB REASON CODES in man squeue)
-STUCK = {
+# Slurm's reasons (JOB REASON CODES in man squeue) for which a job will not start as it is, and what to do …
+HOPELESS = {
     r"PartitionTimeLimit|.*MaxWall.*": "it asks for more time than it may have; lower its runtime in the profile",
-    r"PartitionConfig|PartitionNodeLimit|BadConstraints|NodeDown": (
+    r"PartitionConfig|PartitionNodeLimit|BadConstraints": (
         "no node of the partition has what it asks for; compare its cpus_per_task, mem_mb, gpu and gres in the profile "
         "with: sinfo -o '%P %D %c %m %G %l'"
     ),
-    r"PartitionDown|PartitionInactive": "its partition takes no jobs now; choose another slurm_partition in the profile",
-    r".*(PerJob|MinCpu|MinGRES).*": "it asks for more, or less, than its account or QOS may have in one job",
+    r".*(PerJob|MinCpu|MinGRES|MaxMemPer).*": "it asks for more, or less, than its account or QOS may have in one job",
     r"(Account|QOS)NotAllowed|Invalid(Account|QOS)": "its account or QOS may not use this partition",
-    r"ReqNodeNotAvail.*|.*DOWN, DRAINED or reserved.*": "the nodes it could run on are down, drained or reserved",
-    r"JobHeld.*|.*requeued[ _]held|.*JobHoldMaxRequeue": "it is held; look why, then: scontrol release {number}",
     r"DependencyNeverSatisfied": "what it waits for has failed",
+}
+# … and for which it waits until somebody does something
+HELD = {
+    r"PartitionDown|PartitionInactive": "its partition takes no jobs now; another slurm_partition in the profile may",
+    r".*Grp.*Minutes.*|.*GrpWall.*": "the time of its account or QOS is used up; ask who grants it",
+    r"NodeDown|ReqNodeNotAvail.*|.*DOWN, DRAINED or reserved.*": (
+        "the nodes it could run on are down, drained or reserved; until they are back, another slurm_partition may have some"
+    ),
+    r"JobHeld.*|.*requeued[ _]held|.*JobHoldMaxRequeue": "it is held; look why, then: scontrol release {number}",
 }
 
 
@@ -47,6 +54,7 @@ class Job:
         time: how long it has run, [days-]hours:minutes:seconds.
         nodes: where it runs, as Slurm writes them.
         name: the rule, and its wildcards if it is no array.
+        folder: where its snakemake works.
     """
 
     number: str
@@ -55,12 +63,21 @@ class Job:
     time: str
     nodes: str
     name: str
+    folder: Path
+
+    @property
+    def hopeless(self) -> str:
+        """Why a job cannot start as it is, and what to do; empty for others."""
+        return self._advice(HOPELESS)
 
     @property
     def stuck(self) -> str:
-        """What to do about a job that will not start by itself; empty for one that may."""
-        advice = (text for pattern, text in STUCK.items() if re.fullmatch(pattern, self.reason))
-        return next(advice, "").format(number=self.number) if self.state == "PENDING" else ""
+        """What is to be done about a job that its turn alone will not start; empty for one that waits for its turn."""
+        return self.hopeless or self._advice(HELD)
+
+    def _advice(self, reasons: dict[str, str]) -> str:
+        found = (text for pattern, text in reasons.items() if re.fullmatch(pattern, self.reason))
+        return next(found, "").format(number=self.number) if self.state == "PENDING" else ""
 
     def __str__(self) -> str:
         where = self.reason if self.state == "PENDING" else f"{self.time} on {self.nodes}"
@@ -87,9 +104,8 @@ def here() -> bool:
     return shutil.which("squeue") is not None
 
 
-def jobs(folder: Path) -> list[Job]:
-    """The user's jobs, waiting and living, that Snakemake submitted from a working folder."""
-    logs = str((folder / LOGS).resolve()) + os.sep
+def all_jobs() -> list[Job]:
+    """The user's jobs, waiting and living, that a snakemake has submitted."""
     found = []
     columns = ",".join(f"{name}:{width}" for name, width in COLUMNS.items())
     for line in ask("squeue", "--me", "--array", "--noheader", "-O", columns).splitlines():
@@ -98,11 +114,17 @@ def jobs(folder: Path) -> list[Job]:
             values.append(line[start : start + width].strip())
             start += width
         *told, comment, log = values
-        if log.startswith(logs):
+        folder, in_logs, _ = log.partition(f"/{LOGS}/")
+        if in_logs:
             rule, _, wildcards = comment.removeprefix("rule_").partition("_wildcards_")
             array = "_" in told[0]  # Slurm knows the wildcards of the first task only
-            found.append(Job(*told, name=rule if array else f"{rule} {wildcards}".strip()))
+            found.append(Job(*told, rule if array else f"{rule} {wildcards}".strip(), Path(folder)))
     return found
+
+
+def jobs(folder: Path) -> list[Job]:
+    """Those of a working folder."""
+    return [job for job in all_jobs() if job.folder == folder.resolve()]
 
 
 def cancel(found: list[Job]) -> None:
@@ -114,6 +136,19 @@ def cancel(found: list[Job]) -> None:
 def own_job() -> str:
     """Id of the job that this process belongs to, empty if it is none."""
     return os.environ.get("SLURM_JOB_ID", "")
+
+
+def gone(job: str) -> bool:
+    """Whether a job is no longer in the queue; False if Slurm does not say."""
+    try:
+        return not ask("squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T").startswith(LIVING)
+    except SlurmError as error:
+        return "Invalid job id" in str(error)
+
+
+def is_rule(job: str) -> bool:
+    """Whether a job runs one rule; else it is one that a user put snakemake, or a stage, into."""
+    return ask("squeue", "--noheader", "--jobs", job, "--format", "%k").startswith("rule_")
 
 
 def seconds_left(job: str) -> float | None:

@@ -47,18 +47,41 @@ def refuse_lost_jobs():
         )
 
 
+def refuse_half_asked_nodes():
+    """Slurm waits for ever for what a training on several nodes asks for, unless all of it is asked for."""
+    for job in workflow.dag.needrun_jobs() if by_slurm() else []:
+        asked = job.resources
+        if job.rule.name == "pretrain" and asked.nodes > 1:
+            several = {"tasks": asked.nodes, "tasks_per_gpu": 0, "mpi": "srun", "gpu": 0}
+            wrong = [f"{name}: {want}" for name, want in several.items() if asked.get(name) != want]
+            if wrong:
+                raise WorkflowError(
+                    f"pretrain has nodes: {asked.nodes} in the profile, which needs {', '.join(wrong)} too"
+                )
+
+
+def refuse_other_logs():
+    """By the place of Slurm's logs are the jobs of a folder known."""
+    if by_slurm() and workflow.executor_settings.logdir:
+        raise WorkflowError(
+            "--slurm-logdir is not supported: jalm knows the jobs of a folder by .snakemake/slurm_logs in it"
+        )
+
+
 def watch_queue():
-    """Report each job that waits for something that will not happen by itself."""
+    """Report each job that waits for something that will not happen by itself, and cancel what cannot start at all."""
     reported = set()
     while True:
         try:
             stuck = [job for job in slurm.jobs(Path.cwd()) if job.stuck]
+            slurm.cancel([job for job in stuck if job.hopeless])
         except slurm.SlurmError:
             stuck = []  # the executor asks Slurm too, and reports it
         for job in stuck:
             if (job.name, job.reason) not in reported:
                 reported.add((job.name, job.reason))
-                logger.error(f"Slurm job {job.number} ({job.name}) will not start: {job.reason}: {job.stuck}")
+                done = " and was cancelled" if job.hopeless else ""
+                logger.error(f"Slurm job {job.number} ({job.name}) will not start{done}: {job.reason}: {job.stuck}")
         time.sleep(QUEUE_INTERVAL)
 
 
@@ -78,6 +101,8 @@ if workflow.remote_exec:
 onstart:
     refuse_living_jobs()
     refuse_lost_jobs()
+    refuse_half_asked_nodes()
+    refuse_other_logs()
     if by_slurm():
         threading.Thread(target=watch_queue, daemon=True).start()
 

@@ -17,9 +17,9 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, [str(PACKAGE), os.getenv("PYTHONPATH")])),
     PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]),
 )
-# in a conda environment Snakemake takes PYTHONPATH away
-SEARCH_PATH = shlex.quote(os.getenv("PYTHONPATH")).replace("{", "{{").replace("}", "}}")
-shell.prefix(f"set -euo pipefail; export PYTHONPATH={SEARCH_PATH}; ")
+# in a conda environment Snakemake takes PYTHONPATH away, lest other packages shadow those of the environment
+search = f"{shlex.quote(str(PACKAGE))}${{PYTHONPATH:+:$PYTHONPATH}}".replace("{", "{{").replace("}", "}}")
+shell.prefix(f"set -euo pipefail; export PYTHONPATH={search}; ")
 
 from jalm.config import MediaWiki, NoKnobs, Pretrain, TrainTokenizer
 from jalm.config import SIDES, ConfigError, UnknownDate, flags, load
@@ -213,11 +213,11 @@ def exported_tokenizer(wildcards):
 # ---- what the rules are told
 
 
-def growing(amount):
-    """Resource function: an amount of memory (MB) or time (minutes) that doubles with each attempt."""
+def growing(amount, most=4):
+    """Resource function: an amount of memory (MB) or time (minutes) that doubles with each attempt, to `most` times it."""
 
     def resource(wildcards, attempt):
-        return amount * 2 ** (attempt - 1)
+        return amount * min(most, 2 ** (attempt - 1))
 
     return resource
 

@@ -15,7 +15,7 @@ rule pretrain:
         "../../envs/gpu.yaml"
     threads: 8
     resources:
-        mem_mb=growing(32000),
+        mem_mb=growing(32000, most=2),  # attempts may be many: what is too long for one goes on in the next
         runtime="1d",
         cpus_per_task=threads_given,
         nodes=1,
@@ -28,7 +28,7 @@ rule pretrain:
         "python -m jalm launch --nodes {resources.nodes} --gpus {resources.gpu} --cpus {resources.cpus_per_task}"
         " pretrain {params.flags} {resources.options} --cpus {resources.cpus_per_task}"
         " --train {input.train:q} --valid {input.valid:q}"
-        " --states states/{wildcards.model:q} --output {output:q} &> {log:q}"
+        " --states states/{wildcards.model:q} --output {output:q} &>> {log:q}"
 
 
 rule evaluate:

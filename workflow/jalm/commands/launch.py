@@ -20,6 +20,7 @@ from jalm import Fault, cli, slurm
 FIRST_PORT, PORTS = 20000, 10000  # below those that systems hand out by themselves
 MEETING_TIME = 300  # seconds that the nodes wait for each other
 SAVING_TIME = 120  # seconds that processes have to save their state when they are told to end
+STARTED = "JALM_LAUNCH"  # set in the tasks that we start ourselves; SLURM_NODEID is also set in a batch script
 POLL = 1  # seconds between two looks for a free GPU
 
 
@@ -38,13 +39,14 @@ def start_on_nodes(args: argparse.Namespace, argv: list[str]) -> None:
     # srun gives a task one core unless told otherwise, and goes on when one of them fails
     cores = [f"--cpus-per-task={args.cpus}", "--kill-on-bad-exit=1"]
     cli.log.info("job %s: starting on %s nodes", job, args.nodes)
+    os.environ[STARTED] = "yes"
     os.execvp("srun", ["srun", *spread, *cores, sys.executable, "-m", "jalm", "launch", *argv])
 
 
 def given_gpus() -> list[str]:
     """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name]
+        return [name for name in visible.split(",") if name not in ("", "-1")]
     if slurm.own_job():
         return []  # the node may have some, but they are not for this job
     import torch
@@ -154,23 +156,25 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.stage:
         raise LaunchError("which stage? jalm launch [options] STAGE …")
-    if args.nodes > 1 and "SLURM_NODEID" not in os.environ:
+    if args.nodes > 1 and STARTED not in os.environ:
         start_on_nodes(args, argv)
     with contextlib.ExitStack() as stack:
         gpus = given_gpus()
         if gpus and not slurm.own_job():
             gpus = claim(gpus, args.gpus or 1, Path(tempfile.gettempdir()), stack)
+        on_cpu = "ACCELERATE_USE_CPU"
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         import torch
 
-        usable = torch.cuda.device_count()
         cli.log.info("GPUs: %s", ", ".join(gpus) or "none, so the CPU")
-        if usable < len(gpus):
-            cli.log.warning(
-                "PyTorch can use %s of %s GPUs; is it built for CUDA, and the driver new enough?", usable, len(gpus)
+        usable, asked = torch.cuda.device_count(), max(args.gpus, len(gpus))
+        if usable < asked and on_cpu not in os.environ:
+            raise LaunchError(
+                f"{asked} GPUs were asked for, of which PyTorch can use {usable}: is it built for CUDA, is the driver new "
+                f"enough, does the job have them (CUDA_VISIBLE_DEVICES is {','.join(gpus)!r})? To use the CPU: {on_cpu}=true"
             )
         if not usable:
-            os.environ["ACCELERATE_USE_CPU"] = "true"
+            os.environ[on_cpu] = "true"
         processes = args.processes or max(1, len(gpus))
         if args.nodes * processes == 1:
             cli.run(args.stage)

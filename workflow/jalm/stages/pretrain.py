@@ -10,6 +10,7 @@ Training state lies under --states, in a folder named by a digest of the knobs, 
 that re-runs deletes it. A training that is finished there already is published at once.
 """
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -26,6 +27,7 @@ import numpy as np
 from jalm import Fault, cli, slurm
 from jalm.config import Pretrain, flags
 from jalm.formats import checkpoints
+from jalm.formats.lock import Lock, locked
 from jalm.formats.shards import Mixture, Shards, digest
 
 if TYPE_CHECKING:
@@ -101,25 +103,36 @@ def batches(mixture: Mixture, config: Pretrain, step: int, vocab_size: int, shar
 
 
 def time_left(config: Pretrain) -> float:
-    """Seconds that a training may last: its time budget, or what its Slurm job has left."""
-    if config.time_budget:
-        return config.time_budget * 60
+    """Seconds that a training may last: its time budget, and what its Slurm job has left."""
+    budget = config.time_budget * 60 or math.inf
     try:
         left = slurm.seconds_left(slurm.own_job()) if slurm.own_job() else None
     except slurm.SlurmError as error:
         cli.log.info("how long this job may last is not known (%s); set time_budget if its limit is short", error)
-        return math.inf
-    return math.inf if left is None else left - END_MARGIN
+        return budget
+    return budget if left is None else min(budget, left - END_MARGIN)
 
 
 def requeue() -> None:
     """Put the Slurm job of this training back into the queue, where it goes on; say so if that cannot be."""
-    if job := slurm.own_job():
-        try:
+    job = slurm.own_job()
+    try:
+        if job and slurm.is_rule(job):  # not one that snakemake itself runs in
             slurm.requeue(job)
             cli.log.info("job %s goes back into the queue", job)
-        except slurm.SlurmError as error:
-            cli.log.info("job %s cannot go back into the queue by itself: %s", job, error)
+    except slurm.SlurmError as error:
+        cli.log.info("job %s cannot go back into the queue by itself: %s", job, error)
+
+
+def said_by_lead(value: bool) -> bool:
+    """What the first of all processes says; what the others see of a shared file system may be older."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return value
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # meets the others
+    return broadcast_object_list([value])[0]
 
 
 class Trainer:
@@ -134,7 +147,7 @@ class Trainer:
         train: list[Shards],
         valid: list[Shards],
         state: Path,
-        lock: checkpoints.Lock | None,
+        lock: Lock | None,
         ends: float,
     ) -> None:
         """Build it.
@@ -193,7 +206,8 @@ class Trainer:
         """Rows of the global batch that this process works on."""
         total, processes = self.config.global_batch_size, self.accelerator.num_processes
         if total % processes:
-            near = sorted({max(processes, total // processes * processes), -(-total // processes) * processes})
+            unit = math.lcm(processes, self.config.per_device_train_batch_size)  # which has to divide it too
+            near = sorted({max(unit, total // unit * unit), -(-total // unit) * unit})
             raise TrainingError(
                 f"global_batch_size {total} does not divide into {processes} processes; "
                 f"use {' or '.join(map(str, near))}, or another number of GPUs"
@@ -213,7 +227,7 @@ class Trainer:
 
     def resume(self) -> int:
         """Load the last checkpoint, if there is one; the number of steps it has behind it."""
-        step = checkpoints.newest(self.state, cli.log.info)
+        (step,) = map(int, self._sum(checkpoints.newest(self.state, cli.log.info) if self.lock else 0))
         if step:
             self.accelerator.load_state(str(checkpoints.checkpoint(self.state, step)))
             cli.log.info("going on from the checkpoint of step %s", f"{step:,}")
@@ -225,9 +239,8 @@ class Trainer:
         """Write the checkpoint of a step and forget the oldest."""
         began = time.monotonic()
         if self.lock:
-            with checkpoints.writing(checkpoints.checkpoint(self.state, step)) as folder:
+            with checkpoints.writing(checkpoints.checkpoint(self.state, step), self.lock.check) as folder:
                 self.accelerator.save_state(str(folder))
-                self.lock.check()
             checkpoints.forget(self.state, self.config.save_total_limit)
         self.slowest_save = max(self.slowest_save, time.monotonic() - began)
 
@@ -320,7 +333,9 @@ class Trainer:
                 if done % config.eval_steps == 0 or done == config.max_steps:
                     record(step=done, tokens=tokens, **self.validate())
                 stopping = self._stopping(time.monotonic() - step_began)
-                if done % config.save_steps == 0 or done == config.max_steps or stopping:
+                # where time is short, the first step's checkpoint shows how long one takes
+                first_of_short = done == first + 1 and self.ends < math.inf
+                if done % config.save_steps == 0 or done == config.max_steps or stopping or first_of_short:
                     if self.lock:
                         os.fsync(log.fileno())  # a checkpoint must not be ahead of the log
                     self.save(done)
@@ -333,10 +348,8 @@ class Trainer:
     def _stopping(self, seconds: float) -> str:
         """Why to end after this step, which took `seconds`: as soon as one process wants to, all do; empty if none."""
         self.slowest_step = max(self.slowest_step, seconds)
-        if self.lock:
-            self.lock.check()
-            if time.monotonic() + self.slowest_step + 2 * self.slowest_save > self.ends:
-                self.told_to_stop = self.told_to_stop or TIME_IS_UP
+        if time.monotonic() + self.slowest_step + 2 * self.slowest_save > self.ends:
+            self.told_to_stop = self.told_to_stop or TIME_IS_UP
         (wanted,) = self._sum(bool(self.told_to_stop))
         return (self.told_to_stop or "another process was told to stop") if wanted else ""
 
@@ -350,7 +363,7 @@ class Trainer:
         import torch
         import transformers
 
-        with checkpoints.writing(self.state / "final") as folder:
+        with checkpoints.writing(self.state / "final", self.lock.check) as folder:
             model = self.model
             model.save_pretrained(folder)
             log = (self.state / "log.jsonl").read_text(encoding="utf-8")
@@ -365,7 +378,6 @@ class Trainer:
                 "versions": {m.__name__: m.__version__ for m in (torch, transformers, accelerate)},
             }
             (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            self.lock.check()
 
 
 def _cut_log(path: Path, step: int) -> None:
@@ -400,36 +412,46 @@ def main(argv: list[str] | None = None) -> None:
     key, settings = state_key(config, [*args.train, *args.valid])
     state = args.states / key
     final = state / "final"
-    with checkpoints.locked(state, cli.log.info) if lead else contextlib.nullcontext() as lock:
-        if final.is_dir() and checkpoints.whole(final):
-            if lead:
+    try:
+        with locked(state, cli.log.info, slurm.gone) if lead else contextlib.nullcontext() as lock:
+            if said_by_lead(lead and final.is_dir() and checkpoints.whole(final)):
+                made = "its model, without training"
+            else:
+                train(args, config, state, {**settings, "code": args.code}, lock, began)
+                made = f"{args.output.name} after {config.max_steps:,} steps"
+            if lock:
+                lock.check()
                 checkpoints.publish(final, args.output)
-                cli.closing("pretrain", f"the finished training {state}", "its model, without training")
-            return
-
-        import torch
-
-        torch.set_num_threads(max(1, args.cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-        ends = began + time_left(config) if lead else math.inf
-        shards = [[Shards(path) for path in paths] for paths in (args.train, args.valid)]
-        trainer = Trainer(config, *shards, state, lock, ends)
-        if lead:
-            how = {"code": args.code, "per_device_train_batch_size": config.per_device_train_batch_size}
-            how["processes"] = trainer.accelerator.num_processes
-            record_settings(state / "settings.json", {**settings, **how})
-        try:
-            trainer.run()
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"out of memory ({str(error).splitlines()[0]}); lower per_device_train_batch_size, now "
-                f"{config.per_device_train_batch_size}, and run again: the training goes on from its last checkpoint"
-            ) from None
-        except Stopped:
-            if lead and trainer.told_to_stop == TIME_IS_UP:
-                requeue()
-            raise
-        if not lead:
-            return
-        checkpoints.publish(final, args.output)
+    except Stopped as stopped:
+        if lead and TIME_IS_UP in str(stopped):
+            requeue()
+        raise
     tokens = config.max_steps * config.global_batch_size * config.block_size
-    cli.closing("pretrain", f"{tokens:,} tokens", f"{args.output.name} after {config.max_steps:,} steps")
+    cli.closing("pretrain", f"{tokens:,} tokens", made)
+
+
+def train(
+    args: argparse.Namespace, config: Pretrain, state: Path, settings: dict, lock: Lock | None, began: float
+) -> None:
+    """Train to the end what a state has begun.
+
+    Raises:
+        Stopped: a signal came, or the time is up.
+        TrainingError: it cannot go on.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, args.cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    shards = [[Shards(path) for path in paths] for paths in (args.train, args.valid)]
+    trainer = Trainer(config, *shards, state, lock, began + time_left(config) if lock else math.inf)
+    if lock:
+        how = {"per_device_train_batch_size": config.per_device_train_batch_size}
+        how["processes"] = trainer.accelerator.num_processes
+        record_settings(state / "settings.json", {**settings, **how})
+    try:
+        trainer.run()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory ({str(error).splitlines()[0]}); lower per_device_train_batch_size, now "
+            f"{config.per_device_train_batch_size}, and run again: the training goes on from its last checkpoint"
+        ) from None
