@@ -120,6 +120,8 @@ def test_a_redirect_names_its_target(mirror):
         if page.find(f"{NS}redirect") is not None
     }
     assert redirects["電子計算機"] == "コンピュータ"
+    assert redirects["炭酸ガス"] == "二酸化炭素"  # without the section
+    assert redirects["画狂老人卍"] == "葛飾北斎"  # of ＃転送, with a full-width mark
     assert all(title != target for title, target in redirects.items())
 
 
@@ -167,10 +169,11 @@ def test_an_edited_page_has_a_new_revision_and_any_other_the_old_one(change):
         assert after[number]["day"] == ("2026-11-01" if edited else "2026-10-01")
 
 
-def test_one_page_is_deleted_and_one_moves_leaving_a_redirect(change):
+def test_one_page_is_deleted_and_two_move_leaving_redirects(change):
     before, after = change
     assert [before[number]["title"] for number in before.keys() - after.keys()] == ["学校"]
     moved = {n: after[n]["title"] for n in before.keys() & after.keys() if before[n]["title"] != after[n]["title"]}
-    assert moved == {1070: "コンピュータ"}
-    (left,) = (page for page in after.values() if page["title"] == before[1070]["title"])
-    assert left["text"] == "#転送 [[コンピュータ]]"
+    assert moved == {1070: "コンピュータ", 4018: "ピタゴラスの定理"}
+    for number, title in moved.items():
+        (left,) = (page for page in after.values() if page["title"] == before[number]["title"])
+        assert left["text"] == f"#転送 [[{title}]]"

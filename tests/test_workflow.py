@@ -24,7 +24,7 @@ def test_each_article_of_the_wiki_is_on_one_side_and_redirects_and_disambiguatio
     extracted = documents_of(finished, "extract")
     titles = {document["title"] for document in extracted}
     assert {"月", "京都市", "俳句"} <= titles
-    assert not {"さくら", "府中", "夕顔"} & titles  # disambiguation pages
+    assert not {"さくら", "府中", "夕顔", "日本橋"} & titles  # disambiguation pages
     sides = [
         document["id"]
         for side in ("train", "valid", "test")
@@ -32,7 +32,7 @@ def test_each_article_of_the_wiki_is_on_one_side_and_redirects_and_disambiguatio
         for document in documents.read(path)
     ]
     assert sorted(sides) == sorted(document["id"] for document in extracted)
-    assert len(extracted) == 60
+    assert len(extracted) == 86
 
 
 def test_an_article_is_on_the_same_side_in_the_next_dump(finished, tmp_path):
@@ -46,7 +46,7 @@ def test_an_article_is_on_the_same_side_in_the_next_dump(finished, tmp_path):
 
     before, after = sides("20261001"), sides("20261101")
     assert len(before.keys() - after.keys()) == 1  # 学校 was deleted
-    assert len(after.keys() - before.keys()) == 6
+    assert len(after.keys() - before.keys()) == 8
     assert all(after[article] == side for article, side in before.items() if article in after)
 
 

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 HERE = Path(__file__).parent
 DATES = ("20261001", "20261101")
 NAMESPACES = {"Wikipedia": 4, "ファイル": 6, "Template": 10, "Category": 14}
-REDIRECT = ("#REDIRECT", "#転送")
+REDIRECT = ("#REDIRECT", "#転送", "＃転送")
 HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="ja">
   <siteinfo>
     <sitename>jalm demo wiki</sitename>
