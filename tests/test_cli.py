@@ -84,11 +84,9 @@ def test_null_is_nothing_only_where_nothing_is_allowed():
 
 
 def test_flags_spell_out_defaults_and_leave_out_what_changes_no_result():
-    assert config.flags(config.Download(date="20261101")) == (
-        "--wiki=jawiki --layout=classic --sha1=null --date=20261101"
-    )
+    assert config.flags(config.Download(date="20261101")) == ("--wiki=jawiki --layout=auto --sha1=null --date=20261101")
     assert config.flags(config.Download(), neutral=True) == (
-        "--mirror=https://dumps.wikimedia.org --retries=5 --contact=''"
+        "--mirror=https://dumps.wikimedia.org --retries=5 --connections=1 --contact=''"
     )
 
 

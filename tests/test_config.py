@@ -240,10 +240,13 @@ def test_a_corpus_is_passed_over_or_not_named_at_all(passes):
 
 
 def test_download_is_told_what_belongs_to_it():
-    config = loaded("{contact: 'mailto:jalm@example.org', corpora: {jawiki: {mirror: 'file:鏡', sha1: abc}}}")
-    assert flags(config.download("jawiki")) == "--wiki=jawiki --layout=classic --sha1=abc --date=20261101"
+    sha1 = "0123456789" * 4
+    config = loaded(
+        f"{{contact: 'mailto:jalm@example.org', corpora: {{jawiki: {{mirror: 'file:鏡', sha1: '{sha1}'}}}}}}"
+    )
+    assert flags(config.download("jawiki")) == f"--wiki=jawiki --layout=auto --sha1={sha1} --date=20261101"
     neutral = shlex.split(flags(config.download("jawiki"), neutral=True))
-    assert neutral == ["--mirror=file:鏡", "--retries=5", "--contact=mailto:jalm@example.org"]
+    assert neutral == ["--mirror=file:鏡", "--retries=5", "--connections=1", "--contact=mailto:jalm@example.org"]
 
 
 def test_export_is_told_the_licence_of_each_corpus():

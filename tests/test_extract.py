@@ -1,6 +1,7 @@
 import bz2
 import hashlib
 import json
+import re
 import sys
 from html import escape
 from itertools import chain
@@ -10,7 +11,8 @@ from xml.etree.ElementTree import XMLPullParser
 import pytest
 
 from jalm import cli
-from jalm.formats import documents, templates, wikitext
+from jalm.formats import blocks, documents, templates, wikitext
+from jalm.formats.blocks import Block
 from jalm.stages import extract
 
 TEMPLATES = Path(wikitext.__file__).with_name("templates.yaml")
@@ -53,25 +55,38 @@ PAGES = [
 
 @pytest.fixture
 def dump(tmp_path):
-    """A dump of two streams of pages between its head and its foot, and the index of the two."""
+    """A dump of two streams of pages between its head and its foot, and the index of their blocks."""
     head, foot = "<mediawiki>\n  <siteinfo><sitename>Wikipedia</sitename></siteinfo>\n", "</mediawiki>\n"
     streams = [bz2.compress(text.encode()) for text in [head, *map("".join, PAGES), foot]]
-    path = tmp_path / "dump.xml.bz2"
-    path.write_bytes(b"".join(streams))
-    offsets = [len(streams[0]), len(streams[0] + streams[1])]
-    lines = [f"{offset}\t{len(stream)}\n" for offset, stream in zip(offsets, streams[1:], strict=False)]
-    (tmp_path / "streams.tsv").write_text("offset\tlength\n" + "".join(lines), encoding="utf-8")
-    return path
+    return written(tmp_path, {"dump.xml.bz2": b"".join(streams)})
+
+
+def written(folder: Path, files: dict[str, bytes]) -> Path:
+    """The last file of a dump, beside the index of all."""
+    (folder / "dump").mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / "dump" / name).write_bytes(content)
+    found = [block for name in files for block in blocks.find(folder / "dump" / name)]
+    blocks.write_index(folder / "blocks.tsv", found)
+    return folder / "dump" / name
+
+
+def index_of(dump: Path) -> Path:
+    return dump.parents[1] / "blocks.tsv"
+
+
+def documents_of(dump: Path, part: int = 0) -> Path:
+    return dump.parents[1] / f"{part:03}.jsonl.zst"
 
 
 def arguments(dump: Path, part: int = 0, parts: int = 1) -> list[str]:
-    files = ["--dump", dump, "--index", dump.with_name("streams.tsv"), "--templates", TEMPLATES]
-    return [*map(str, [*files, "--part", part, "--parts", parts, "--output", dump.with_name(f"{part:03}.jsonl.zst")])]
+    files = ["--dump", dump.parent, "--index", index_of(dump), "--templates", TEMPLATES]
+    return [*map(str, [*files, "--part", part, "--parts", parts, "--output", documents_of(dump, part)])]
 
 
 def run(dump: Path, *knobs: str, part: int = 0, parts: int = 1) -> list[dict]:
     extract.main([*arguments(dump, part, parts), *knobs])
-    return list(documents.read(dump.with_name(f"{part:03}.jsonl.zst")))
+    return list(documents.read(documents_of(dump, part)))
 
 
 # ---- the stage, with the real wikiextractor
@@ -104,9 +119,9 @@ def test_parts_together_are_the_whole_and_a_part_may_be_empty(dump):
 
 def test_the_same_part_gives_the_same_bytes(dump):
     run(dump)
-    first = dump.with_name("000.jsonl.zst").read_bytes()
+    first = documents_of(dump).read_bytes()
     run(dump)
-    assert dump.with_name("000.jsonl.zst").read_bytes() == first
+    assert documents_of(dump).read_bytes() == first
 
 
 def test_list_items_and_headings_can_be_left_out(dump):
@@ -141,13 +156,13 @@ def test_the_gold_cases_come_out_as_a_reader_sees_them(shared, tmp_path):
 def refused(dump: Path, **changed: int) -> str:
     with pytest.raises(extract.DumpError) as fault:
         run(dump, **changed)
-    assert not dump.with_name("000.jsonl.zst").exists()
+    assert not documents_of(dump).exists()
     return str(fault.value)
 
 
 def test_a_corrupt_stream_is_refused_with_its_place_and_the_last_title(dump):
     data = bytearray(dump.read_bytes())
-    offset = int(dump.with_name("streams.tsv").read_text().split("\n")[2].split("\t")[0])
+    offset = blocks.find(dump)[2].begin // 8  # the second of pages, after that of the head
     data[offset + 60] ^= 0xFF
     dump.write_bytes(data)
     message = refused(dump)
@@ -160,44 +175,88 @@ def test_a_truncated_dump_is_refused_at_once(dump):
 
 
 def test_an_index_that_does_not_fit_is_refused(dump):
-    index = dump.with_name("streams.tsv")
-    header, first, second, _ = index.read_text().split("\n")
-    offset, length = map(int, first.split("\t"))
-    index.write_text(f"{header}\n{offset}\t{length - 20}\n{second}\n")
-    assert "does not end where the index says" in refused(dump)
-    index.write_text("5\t9\n")
-    assert "is no index of streams" in refused(dump)
+    found = blocks.find(dump)
+    blocks.write_index(index_of(dump), [block._replace(end=block.end - 20) for block in found])
+    assert "Invalid data stream" in refused(dump)
+    index_of(dump).write_text("5\t9\n")
+    with pytest.raises(blocks.BlockError, match="is no index of blocks"):
+        run(dump)
 
 
-def test_xml_that_is_no_pages_is_refused(dump):
-    data = bz2.compress("<page><title>東京</title></pge>".encode())
-    dump.write_bytes(data)
-    dump.with_name("streams.tsv").write_text(f"offset\tlength\n0\t{len(data)}\n")
+def test_xml_that_is_no_pages_is_refused(tmp_path):
+    dump = written(tmp_path, {"dump.xml.bz2": bz2.compress("<page><title>東京</titel></page>".encode())})
     assert "mismatched tag" in refused(dump)
+    dump = written(tmp_path, {"dump.xml.bz2": bz2.compress("<page><title>東京</title></pge>".encode())})
+    assert "ends within a page" in refused(dump)
 
 
 def test_a_wikiextractor_that_fails_on_everything_ends_the_stage_with_its_words(dump, monkeypatch):
     monkeypatch.setattr(extract, "PROGRAM", [sys.executable, "-c", "import sys; sys.exit('壊れています')"])
     with pytest.raises(extract.WikiextractorError, match="壊れています"):
         run(dump)
-    assert not dump.with_name("000.jsonl.zst").exists()
+    assert not documents_of(dump).exists()
 
 
 # ---- pure functions
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 32, 100])
-def test_every_stream_is_in_exactly_one_part_and_parts_are_about_equal(parts):
+def test_every_block_is_in_exactly_one_part_and_parts_are_about_equal(parts):
     lengths = [1 + (number * 7919) % 997 for number in range(500)]
-    streams = [(sum(lengths[:number]), length) for number, length in enumerate(lengths)]
-    made = [extract.part_of(streams, part, parts) for part in range(parts)]
-    assert [*chain(*made)] == streams
-    sizes = [sum(length for _, length in part) for part in made]
+    index = [Block("鏡", sum(lengths[:number]), sum(lengths[: number + 1])) for number in range(500)]
+    made = [extract.part_of(index, part, parts) for part in range(parts)]
+    assert [*chain(*made)] == [*range(500)]
+    sizes = [sum(lengths[number] for number in part) for part in made]
     assert max(sizes) - min(sizes) <= 2 * max(lengths)
 
 
-def test_an_index_without_streams_makes_empty_parts():
-    assert extract.part_of([], 0, 3) == []
+def test_an_index_without_blocks_makes_empty_parts():
+    assert list(extract.part_of([], 0, 3)) == []
+
+
+LONG = [page(number, f"題{number}", "長い文。" * (99_000 if number == 3 else 5)) for number in range(9)]
+
+
+def stored(text: bytes, cuts: list[int]) -> bytes:
+    """A bz2 file with blocks that end at `cuts`: each is a stream of its own, which makes no difference to a reader."""
+    return b"".join(bz2.compress(text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True))
+
+
+@pytest.mark.parametrize("cut", [*range(len("<page>") + 1), 20, -3, -8])
+def test_a_page_is_read_once_wherever_a_block_begins(tmp_path, cut):
+    text = "".join(["<mediawiki>\n", *LONG, "</mediawiki>\n"]).encode()
+    cuts = [found.start() + cut for found in re.finditer(b"<page>", text)]
+    dump = written(tmp_path, {"dump.xml.bz2": stored(text, cuts)})
+    index = blocks.read_index(index_of(dump))
+    assert len(index) == len(LONG) + 2  # the long page has 1.2 MB
+    for parts in (1, 3, len(index)):
+        made = [extract.read_pages(dump.parent, index, extract.part_of(index, part, parts)) for part in range(parts)]
+        assert [page.title for page in chain(*made)] == [f"題{number}" for number in range(9)]
+
+
+def test_a_part_that_lies_in_two_files_has_the_pages_of_both(tmp_path):
+    texts = {f"p{n}.xml.bz2": "".join(["<mediawiki>\n", *LONG[n : n + 3], "</mediawiki>\n"]) for n in (0, 3, 6)}
+    dump = written(tmp_path, {name: stored(text.encode(), [99, 700]) for name, text in texts.items()})
+    index = blocks.read_index(index_of(dump))
+    for parts in (1, 2, 4):
+        made = [extract.read_pages(dump.parent, index, extract.part_of(index, part, parts)) for part in range(parts)]
+        assert [page.id for page in chain(*made)] == [*range(9)]
+
+
+def test_every_layout_of_a_real_dump_has_the_same_pages(shared, tmp_path):
+    folder = shared / "data/dumps"
+    classic = folder / "jawiki/20261001"
+    layouts = [
+        [classic / "jawiki-20261001-pages-articles-multistream.xml.bz2"],
+        [classic / "jawiki-20261001-pages-articles.xml.bz2"],  # one stream
+        [*(folder / "other/mediawiki_content_current/jawiki/2026-10-01/xml/bzip2").glob("*.bz2")],
+    ]
+    whole = bz2.decompress(layouts[1][0].read_bytes()).decode()
+    wanted = sorted(map(int, re.findall(r"</ns>\n    <id>(\d+)</id>", whole)))
+    for files in layouts:
+        index = [block for file in files for block in blocks.find(file)]
+        parts = [extract.read_pages(files[0].parent, index, extract.part_of(index, part, 5)) for part in range(5)]
+        assert sorted(page.id for page in chain(*parts)) == wanted
 
 
 def test_sha1_is_written_as_mediawiki_does():

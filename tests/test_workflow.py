@@ -106,7 +106,7 @@ def test_a_text_corpus_beside_the_wiki_goes_the_same_way(finished, tmp_path):
         (["models={gpt2-tiny: {corpora: {wiki: 1}}}"], "'wiki', which is not one of: jawiki"),
         (["models={gpt2-tiny: {per_device_train_batch_size: 5}}"], "global_batch_size 16 does not divide"),
         (["models={gpt2-tiny: {config: {n_layers: 3}}}"], "n_layers is '3': not a known key; did you mean n_layer?"),
-        (["dump_date=latest"], "jawiki: 20261001 complete, 20261101 complete"),
+        (["dump_date=latest"], "jawiki: 20261001 classic complete, 20261101 classic complete"),
         (["dump_date=20261301"], "no date YYYYMMDD"),
         (["pin={tokenizer: '20260901'}"], "there is no results/train_tokenizer/unigram-4k-20260901/spm.model"),
     ],
@@ -147,7 +147,7 @@ def test_a_damaged_dump_is_refused(finished, tmp_path, damage):
     ran = other.snakemake("corpus")
     assert ran.status != 0
     assert ("ends after" if damage == "truncated" else f"sha1 of {dump.name} is") in ran.output
-    assert not (other.work / "resources/jawiki-20261001/dump.xml.bz2").exists()
+    assert not (other.work / "resources/jawiki-20261001/dump").exists()
 
 
 # ---- profiles and environments

@@ -51,12 +51,18 @@ class Mirror(Section):
     """Where the dumps of a wiki are."""
 
     wiki: Annotated[str, knob("name of the wiki at the mirror", pattern=r"^[a-z][a-z_0-9]*$")] = "jawiki"
-    layout: Annotated[Literal["classic"], knob("folder layout of the mirror")] = "classic"
-    sha1: Annotated[str | None, knob("checksum that the dump must have, beside the mirror's own")] = None
-    mirror: Annotated[str, knob("https:, http: or file: address of the mirror's root", neutral=True)] = (
+    layout: Annotated[
+        Literal["classic", "content", "auto"],
+        knob("of the mirror: classic (articles), content (mediawiki_content_current); auto: classic if it is done"),
+    ] = "auto"
+    sha1: Annotated[
+        str | None, knob("checksum that the dump must have, beside the mirror's own", pattern="^[0-9a-f]{40}$")
+    ] = None
+    mirror: Annotated[str, knob("https:, http: or file: address of its root, or file: a .xml.bz2", neutral=True)] = (
         "https://dumps.wikimedia.org"
     )
     retries: Annotated[int, knob("attempts after a failed request", neutral=True, ge=0)] = 5
+    connections: Annotated[int, knob("files loaded at once; Wikimedia allows 3", neutral=True, ge=1, le=3)] = 1
 
     @field_validator("mirror")
     @classmethod

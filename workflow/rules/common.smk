@@ -38,7 +38,8 @@ def offered_dates():
     lines = []
     for name, entry in config["corpora"].items():
         if entry and entry.get("source") == "mediawiki":
-            told = {"--wiki": entry.get("wiki"), "--mirror": entry.get("mirror"), "--contact": config.get("contact")}
+            told = {f"--{key}": entry.get(key) for key in ("wiki", "layout", "mirror")}
+            told["--contact"] = config.get("contact")
             options = [word for option, value in told.items() if value for word in (option, str(value))]
             command = [sys.executable, "-m", "jalm", "download", "--list", *options]
             listed = subprocess.run(command, capture_output=True, text=True)

@@ -1,8 +1,8 @@
 rule download:
     """Fetch a dump from its mirror, verified against the mirror's checksums."""
     output:
-        dump="resources/{corpus}/dump.xml.bz2",
-        index="resources/{corpus}/streams.tsv",
+        dump=directory("resources/{corpus}/dump"),
+        index="resources/{corpus}/blocks.tsv",
         manifest="resources/{corpus}/manifest.json",
     log:
         "logs/download/{corpus}.log",
@@ -27,8 +27,8 @@ rule download:
 rule extract:
     """Clean the articles of one part of a dump with wikiextractor."""
     input:
-        dump="resources/{corpus}/dump.xml.bz2",
-        index="resources/{corpus}/streams.tsv",
+        dump="resources/{corpus}/dump",
+        index="resources/{corpus}/blocks.tsv",
         templates=TEMPLATES,
     output:
         "results/extract/{corpus}/{part}.jsonl.zst",

@@ -1,61 +1,98 @@
-"""Fetch a Wikipedia dump from a mirror, verify it, and note where its pages lie.
+"""Fetch a Wikipedia dump from a mirror, verify it, and note where it can be cut.
 
-Size and checksums come from the mirror's dumpstatus.json; a dump that is not done is refused. The file keeps its name
-from the mirror, and the output is a hard link to it: made stale, this stage verifies what is there instead of loading
-it again. A download that was cut off is resumed.
+Sizes and checksums come from the mirror; a dump that is not done is refused. The files keep their names from the mirror,
+and the output is a folder of hard links to them: made stale, this stage verifies what is there instead of loading it
+again, also when the mirror has given the dump up. A download that was cut off is resumed. A dump that is on disk
+already is linked from where it lies: mirror is then its path (file:/…/jawiki-20261101-pages-articles.xml.bz2).
 """
 
-import bz2
 import datetime
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from jalm import Fault, __version__, cli
 from jalm.config import Download
+from jalm.formats import blocks
 
-CHUNK = 1 << 20  # bytes read at once
-LISTED = {"size", "url", "sha1"}  # what must be known of a file
+CHUNK = 1 << 16  # bytes read at once; a connection that breaks loses at most so many
 TIMEOUT = 60  # seconds without a byte before a connection counts as lost
+BACKOFF = 1  # seconds before a failed request is made again, twice as many each time
+PATIENCE = 600  # seconds that a mirror may ask us to wait
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+LAYOUTS = {  # folder of the dates of a wiki, and how dates are written there
+    "classic": ("{wiki}", r"\d{8}"),
+    "content": ("other/mediawiki_content_current/{wiki}", r"\d{4}-\d\d-\d\d"),
+}
 
 
 class MirrorError(Fault):
     """A mirror that does not have, or does not give, what was asked for."""
 
 
+class ConnectionLost(MirrorError):
+    """A connection that broke while a file was on its way."""
+
+
 class ChecksumError(Fault):
-    """A file whose size or checksum is not what its mirror lists."""
+    """A file whose size or checksum is not what its mirror lists, or that is no dump."""
+
+
+class DiskFull(Fault):
+    """No room for what is being loaded."""
+
+
+class Listed(NamedTuple):
+    """What a mirror lists of a file."""
+
+    url: str  # below the mirror's root
+    size: int | None  # bytes
+    sums: dict[str, str]  # by algorithm
+
+
+class Body(NamedTuple):
+    """A file on its way."""
+
+    start: int  # byte that it begins at
+    size: int | None  # bytes that the whole file has, as far as the mirror says
+    parts: Iterator[bytes]
 
 
 class Folder:
     """A mirror in a local folder (`file:`)."""
 
-    def __init__(self, address: str) -> None:
-        parts = urlsplit(address)
-        self.root = Path(unquote(parts.netloc + parts.path))
-        if not self.root.is_dir():
-            raise MirrorError(f"mirror {address}: there is no folder {self.root.absolute()}")
+    retries = 0  # it has no more bytes the next time
 
-    def dates(self, wiki: str) -> list[str]:
-        """Dates of the dumps that the mirror has, oldest first."""
-        return sorted(path.name for path in self.root.glob(f"{wiki}/*") if re.fullmatch(r"\d{8}", path.name))
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise MirrorError(f"mirror file:{root}: there is no folder {root.absolute()}, and no dump")
+        self.root = root
+
+    def names(self, path: str) -> list[str]:
+        """Names of what is in a folder."""
+        return sorted(found.name for found in self.root.glob(f"{path}/*"))
 
     def text(self, path: str) -> str | None:
         """A small file, None if the mirror has no such file."""
         file = self.root / path
         return file.read_text(encoding="utf-8") if file.is_file() else None
 
-    def blocks(self, path: str, start: int) -> tuple[int, Iterator[bytes]]:
-        """Where the blocks begin (`start` if the mirror can resume there), and the blocks of a file from there."""
+    def body(self, path: str, start: int) -> Body:
+        """A file from byte `start` on."""
         file = self.root / path
         if not file.is_file():
             raise MirrorError(f"mirror file:{self.root} lists {path} but does not have it")
-        return start, _read(file, start)
+        return Body(start, None, _read(file, start))
 
 
 class Website:
@@ -65,34 +102,52 @@ class Website:
         import requests
         from urllib3.util import Retry
 
-        if address.startswith("https:") and not contact:
+        real = re.search(r"\S@\S|https?://\S", contact) and contact.isascii() and contact.isprintable()
+        if not real and (contact or address.startswith("https:")):
             raise MirrorError(
-                "contact is '' in config.yaml: Wikimedia asks for a mail address or page in the User-Agent "
-                "and refuses programs that hide it; set contact"
+                f"contact is {contact!r} in config.yaml: Wikimedia asks for a mail address or page (https://…) in the "
+                "User-Agent and refuses programs that hide it; set contact"
             )
         self.root = address.rstrip("/")
-        self.retries = retries
+        self.contact, self.retries = contact, retries
         self.session = requests.Session()
         self.session.headers["User-Agent"] = f"jalm/{__version__} ({contact})"
-        retry = Retry(retries, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+        self.session.headers["Accept-Encoding"] = "identity"  # compressed on the way, a Range would count other bytes
+        logging.getLogger("urllib3.util.retry").setLevel(logging.DEBUG)  # the log says that a request is made again
+        retry = Retry(
+            retries,
+            backoff_factor=BACKOFF,  # if there is no Retry-After
+            retry_after_max=PATIENCE,
+            status_forcelist=(429, 500, 502, 503, 504),
+            raise_on_status=False,
+        )
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
 
-    def dates(self, wiki: str) -> list[str]:
-        """Dates of the dumps that the mirror has, oldest first."""
-        return sorted(set(re.findall(r'href="(\d{8})/?"', self.text(f"{wiki}/") or "")))
+    def names(self, path: str) -> list[str]:
+        """Names of what is in a folder, by its listing."""
+        return sorted(set(re.findall(r'href="(?:[^"]*/)?([^"/]+)/?"', self.text(f"{path}/") or "")))
 
     def text(self, path: str) -> str | None:
         """A small file, None if the mirror has no such file."""
         response = self._get(path)
-        return None if response.status_code == 404 else response.content.decode("utf-8")
+        return None if response.status_code == 404 else response.content.decode("utf-8", errors="replace")
 
-    def blocks(self, path: str, start: int) -> tuple[int, Iterator[bytes]]:
-        """Where the blocks begin (`start` if the mirror can resume there), and the blocks of a file from there."""
+    def body(self, path: str, start: int) -> Body:
+        """A file from byte `start` on, or from 0 if the mirror cannot resume there."""
         response = self._get(path, {"Range": f"bytes={start}-"} if start else {}, stream=True)
         if response.status_code == 404:
-            raise MirrorError(f"{self.root}/{path} is listed by the mirror, which answers 404 for it")
-        return start if response.status_code == 206 else 0, self._stream(response)
+            raise MirrorError(
+                f"{self.root}/{path} is listed by the mirror, which answers 404 for it; try another mirror"
+            )
+        if response.status_code == 416:  # it has no byte from there on
+            return Body(start, None, iter(()))
+        whole = response.headers.get("Content-Length", "")
+        if response.status_code == 206:
+            whole = response.headers.get("Content-Range", "").rpartition("/")[2]
+        else:
+            start = 0
+        return Body(start, int(whole) if whole.isdecimal() else None, self._parts(response))
 
     def _get(self, path: str, headers: dict[str, str] | None = None, stream: bool = False):
         import requests
@@ -104,169 +159,335 @@ class Website:
             raise MirrorError(
                 f"{url} cannot be reached ({error}); check mirror in config.yaml and the network"
             ) from None
-        if response.status_code == 403:
-            raise MirrorError(f"{url} answers 403 (forbidden): the mirror wants a User-Agent with a real contact")
-        if response.status_code >= 400 and response.status_code != 404:
-            raise MirrorError(f"{url} answers {response.status_code} after {self.retries} retries; try again later")
+        status = response.status_code
+        if status == 403:
+            raise MirrorError(
+                f"{url} answers 403 (forbidden): the mirror wants a User-Agent with a real contact, and was told "
+                f"{self.contact!r}; set contact in config.yaml, or try another mirror"
+            )
+        if status >= 400 and status != 404 and not (status == 416 and headers):
+            raise MirrorError(
+                f"{url} answers {status} ({response.reason}) after {self.retries} retries; "
+                "try again later, or another mirror (https://dumps.wikimedia.org/mirrors.html)"
+            )
         return response
 
-    def _stream(self, response) -> Iterator[bytes]:
+    def _parts(self, response) -> Iterator[bytes]:
         import requests
 
         try:
             yield from response.iter_content(CHUNK)
         except requests.RequestException as error:
-            cli.log.info("connection lost (%s)", error)  # the caller sees that bytes are missing, and resumes
+            raise ConnectionLost(str(error)) from None
 
 
 Mirror = Folder | Website
 
 
+def local(address: str) -> Path | None:
+    """Path that a `file:` address names."""
+    parts = urlsplit(address)
+    return Path(unquote(parts.netloc + parts.path)) if parts.scheme == "file" else None
+
+
 def mirror_at(config: Download) -> Mirror:
     """The mirror that the configuration names."""
-    if config.mirror.startswith("file:"):
-        return Folder(config.mirror)
-    return Website(config.mirror, config.contact, config.retries)
+    path = local(config.mirror)
+    return Folder(path) if path is not None else Website(config.mirror, config.contact, config.retries)
 
 
-def listed_files(mirror: Mirror, wiki: str, date: str) -> dict[str, dict]:
-    """Name to size, url, md5 and sha1 of each file of the finished jobs of a dump.
+# ---- what a mirror lists
 
-    Raises:
-        MirrorError: the mirror has no dump of that date.
-    """
-    status = mirror.text(f"{wiki}/{date}/dumpstatus.json")
+
+def dates(mirror: Mirror, wiki: str, layout: str) -> list[str]:
+    """Dates of a wiki's dumps in a layout, YYYYMMDD, oldest first; those that have only begun too."""
+    folder, pattern = LAYOUTS[layout]
+    names = mirror.names(folder.format(wiki=wiki))
+    return sorted(name.replace("-", "") for name in names if re.fullmatch(pattern, name))
+
+
+def listed_files(mirror: Mirror, wiki: str, date: str, layout: str) -> dict[str, Listed]:
+    """Name to what is listed of each file of a dump, in the order of their pages; empty if the dump is not done."""
+    return (_classic if layout == "classic" else _content)(mirror, wiki, date)
+
+
+def _classic(mirror: Mirror, wiki: str, date: str) -> dict[str, Listed]:
+    path, name = f"{wiki}/{date}/dumpstatus.json", f"{wiki}-{date}-pages-articles-multistream.xml.bz2"
+    status = mirror.text(path)
     if status is None:
-        dates = ", ".join(mirror.dates(wiki)) or f"none of {wiki}"
-        raise MirrorError(f"dump_date is {date}, which {mirror.root} does not have; it has: {dates}")
+        return {}
     try:
         done = [job for job in json.loads(status)["jobs"].values() if job["status"] == "done"]
-        return {name: file for job in done for name, file in job.get("files", {}).items() if file.keys() >= LISTED}
+        files = {found: file for job in done for found, file in job.get("files", {}).items()}  # in whichever job it is
+        return {
+            found: Listed(file["url"].lstrip("/"), file["size"], {"sha1": file["sha1"]})
+            for found, file in files.items()
+            if found == name
+        }
     except json.JSONDecodeError as error:
-        raise MirrorError(f"{mirror.root}/{wiki}/{date}/dumpstatus.json is no JSON ({error}); check mirror") from None
+        raise MirrorError(f"{mirror.root}/{path} is no JSON ({error}); check mirror") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise MirrorError(f"{mirror.root}/{wiki}/{date}/dumpstatus.json lacks {error}; check mirror") from None
+        raise MirrorError(f"{mirror.root}/{path} lacks {error}; check mirror") from None
 
 
-def fetch(mirror: Mirror, listed: dict[str, dict], name: str, folder: Path, retries: int) -> Path:
+def _content(mirror: Mirror, wiki: str, date: str) -> dict[str, Listed]:
+    dashed = f"{date[:4]}-{date[4:6]}-{date[6:]}"
+    folder = f"{LAYOUTS['content'][0].format(wiki=wiki)}/{dashed}/xml/bzip2"
+    if mirror.text(f"{folder}/_SUCCESS") is None:
+        return {}
+    sums = mirror.text(f"{folder}/SHA256SUMS") or ""
+    found = re.findall(rf"(?m)^([0-9a-f]{{64}}) [ *]({wiki}-{dashed}[\w.-]*\.xml\.bz2)$", sums)
+    if not found:
+        raise MirrorError(f"{mirror.root}/{folder}/SHA256SUMS lists no {wiki}-{dashed}-….xml.bz2; check mirror")
+    found.sort(key=lambda entry: [int(number) for number in re.findall(r"\d+", entry[1])])  # by their first page
+    return {name: Listed(f"{folder}/{name}", None, {"sha256": sha256}) for sha256, name in found}
+
+
+def layouts(config: Download) -> list[str]:
+    """Layouts that are asked for, the first choice first."""
+    return list(LAYOUTS) if config.layout == "auto" else [config.layout]
+
+
+def choose(mirror: Mirror, config: Download) -> tuple[str, str, dict[str, Listed]]:
+    """Layout, mirror and files of the dump that the configuration wants.
+
+    Raises:
+        MirrorError: the mirror has no dump of that date, or not yet.
+    """
+    for layout in layouts(config):
+        if files := listed_files(mirror, config.wiki, config.date, layout):
+            return layout, config.mirror.rstrip("/"), files
+    offered = {layout: dates(mirror, config.wiki, layout) for layout in layouts(config)}
+    begun = [layout for layout in offered if config.date in offered[layout]]
+    if begun:
+        raise MirrorError(
+            f"{mirror.root} has begun the dump {config.wiki} {config.date} ({', '.join(begun)}), but does not list it "
+            "as done; choose another dump_date, or wait until it is"
+        )
+    known = "; ".join(f"{', '.join(found)} ({layout})" for layout, found in offered.items() if found)
+    raise MirrorError(
+        f"dump_date is {config.date}, which {mirror.root} does not have; it has: {known or f'none of {config.wiki}'}"
+    )
+
+
+# ---- files
+
+
+def fetch(mirror: Mirror, name: str, listed: Listed, folder: Path, stop: threading.Event) -> Path:
     """Bring the file `name` into `folder`, verified; what is there already is verified only.
 
     Raises:
-        MirrorError: the dump has no such file, or not yet.
         ChecksumError: the file is not what the mirror lists.
+        ConnectionLost: `stop` was set.
     """
-    if name not in listed:
-        raise MirrorError(f"{mirror.root} does not list {name} as done; choose another dump_date, or wait until it is")
-    want, path = listed[name], folder / name
-    if path.is_file() and path.stat().st_size == want["size"] and _sha1(path) == want["sha1"]:
+    path = folder / name
+    ((algorithm, want),) = listed.sums.items()
+    if path.is_file() and listed.size in (None, path.stat().st_size) and _checksum(path, algorithm) == want:
         cli.log.info("%s is here already, and as the mirror lists it", name)
         return path
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(name + ".part")
-    for _ in range(retries + 1):
-        if part.is_file() and part.stat().st_size >= want["size"]:  # a mirror has no bytes to give from there on
+    for attempt in range(mirror.retries + 1):
+        stop.wait(BACKOFF * 2 ** (attempt - 1) if attempt else 0)
+        if _resume(mirror, listed, part, stop):
             break
-        _resume(mirror, want["url"].lstrip("/"), part, want["size"])
-    size = part.stat().st_size
-    if size < want["size"]:
+    else:
+        size = f"{mirror.root} lists {listed.size:,}" if listed.size else "and the connection breaks"
         raise ChecksumError(
-            f"{name} ends after {size:,} bytes, {mirror.root} lists {want['size']:,}; "
+            f"{name} ends after {part.stat().st_size:,} bytes, {size}; "
             "the partial file was kept as *.part, run again to resume"
         )
-    sha1 = _sha1(part)
-    if sha1 != want["sha1"]:
+    found = _checksum(part, algorithm)
+    if found != want:
         part.unlink()
         raise ChecksumError(
-            f"sha1 of {name} is {sha1}, {mirror.root} lists {want['sha1']}; the file was removed, run again to load it anew"
+            f"{algorithm} of {name} is {found}, {mirror.root} lists {want}; the file was removed, run again to load it "
+            "anew, or try another mirror"
         )
     part.replace(path)
     return path
 
 
-def _resume(mirror: Mirror, url: str, part: Path, size: int) -> None:
-    """Append to `part` what is missing of the file at `url`."""
-    start, blocks = mirror.blocks(url, part.stat().st_size if part.is_file() else 0)
-    with open(part, "r+b" if start else "wb") as file:
-        file.seek(start)
-        for block in cli.progress(blocks, unit=" MiB", total=(size - start) // CHUNK):
-            file.write(block)
+def _resume(mirror: Mirror, listed: Listed, part: Path, stop: threading.Event) -> bool:
+    """Append to `part` what is missing of a file; whether all of it is there then."""
+    have = part.stat().st_size if part.is_file() else 0
+    if listed.size is not None and have >= listed.size:  # a mirror has no bytes to give from there on
+        return True
+    start, size, parts = mirror.body(listed.url, have)
+    if None not in (size, listed.size) and size != listed.size:
+        raise MirrorError(
+            f"{mirror.root}/{listed.url} has {size:,} bytes by its Content-Length, {listed.size:,} by the mirror's list; "
+            "nothing of it was loaded: try again later, or another mirror"
+        )
+    total = listed.size or size
+    try:
+        with open(part, "r+b" if start else "wb") as file:
+            file.seek(start)
+            for block in cli.progress(parts, unit=" x 64 KiB", total=(total - start) // CHUNK if total else None):
+                if stop.is_set():
+                    raise ConnectionLost("another file failed")
+                file.write(block)
+    except ConnectionLost as error:
+        if stop.is_set():
+            raise
+        cli.log.info("connection lost after byte %s (%s)", f"{part.stat().st_size:,}", error)
+        return False
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskFull(
+            f"{part} cannot grow beyond {part.stat().st_size:,} bytes{f' of {total:,}' if total else ''} "
+            f"({error.strerror}); it was kept: make room and run again to resume"
+        ) from None
+    return listed.size is None or part.stat().st_size >= listed.size
 
 
-def streams(dump: Path, index: Path) -> list[tuple[int, int]]:
-    """Offset and length in bytes of each bz2 stream of a multistream dump that holds pages.
+def fetch_all(mirror: Mirror, files: dict[str, Listed], folder: Path, connections: int) -> list[Path]:
+    """Bring all files of a dump, `connections` at a time."""
+    stop = threading.Event()
+    if connections == 1:  # without threads, so that Ctrl-C ends any pause
+        return [fetch(mirror, name, listed, folder, stop) for name, listed in files.items()]
+    with ThreadPoolExecutor(connections) as pool:
+        brought = [pool.submit(fetch, mirror, name, listed, folder, stop) for name, listed in files.items()]
+        try:
+            for failed in wait(brought, return_when=FIRST_EXCEPTION).done:
+                failed.result()
+        finally:  # the others end at their next block
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+        return [future.result() for future in brought]
+
+
+def earlier(record: Path, config: Download) -> tuple[str, str, dict[str, Listed]] | None:
+    """Layout, mirror and files on record, if they are all here and what the configuration wants."""
+    if not record.is_file():
+        return None
+    known = json.loads(record.read_text(encoding="utf-8"))
+    wanted = known["layout"] in layouts(config) and (known["wiki"], known["date"]) == (config.wiki, config.date)
+    if not wanted or not all((record.parent / name).is_file() for name in known["files"]):
+        return None
+    files = {name: Listed(**file) for name, file in known["files"].items()}
+    root = known["mirror"]
+    return known["layout"], root, {n: f._replace(url=f.url.removeprefix(f"{root}/")) for n, f in files.items()}
+
+
+def on_disk(path: Path, config: Download) -> dict[str, Listed]:
+    """The one file of a dump that is on disk already.
 
     Raises:
-        ChecksumError: the index does not belong to the dump.
+        ChecksumError: it has another checksum than is demanded.
+        MirrorError: nothing says that it is of the wanted date.
     """
-    size = dump.stat().st_size
-    with bz2.open(index, "rt", encoding="utf-8") as lines:
-        offsets = sorted({int(line.split(":", 1)[0]) for line in lines})
-    if not offsets or offsets[-1] >= size:
-        raise ChecksumError(f"{index.name} does not fit {dump.name} of {size:,} bytes; remove both and run again")
-    with open(dump, "rb") as file:  # the closing tag is a stream of its own, which the index does not have
-        file.seek(offsets[-1])
-        decompressor = bz2.BZ2Decompressor()
-        while not decompressor.eof:
-            block = file.read(CHUNK)
-            if not block:
-                raise ChecksumError(f"{dump.name} ends in the middle of its last stream; remove it and run again")
-            try:
-                decompressor.decompress(block)
-            except OSError as error:
-                raise ChecksumError(
-                    f"{index.name} does not fit {dump.name}: no stream begins at byte {offsets[-1]:,} ({error})"
-                ) from None
-        end = file.tell() - len(decompressor.unused_data)
-    return [(begin, after - begin) for begin, after in zip(offsets, [*offsets[1:], end], strict=True)]
+    sha1 = _checksum(path, "sha1")
+    if config.sha1 and sha1 != config.sha1:
+        raise ChecksumError(f"sha1 of {path} is {sha1}, config.yaml demands {config.sha1}")
+    if not config.sha1 and config.date not in path.name.replace("-", ""):
+        raise MirrorError(
+            f"mirror is {path}, whose name does not have dump_date {config.date}; if it is it, set sha1: {sha1}"
+        )
+    return {path.name: Listed(path.name, path.stat().st_size, {"sha1": sha1})}
+
+
+def cut(path: Path) -> list[blocks.Block]:
+    """The blocks of a dump's file.
+
+    Raises:
+        ChecksumError: it is damaged, or no dump.
+    """
+    try:
+        found = blocks.find(path)
+        with open(path, "rb") as file:
+            beginning = blocks.content(file, found[0])
+    except (blocks.BlockError, OSError, ValueError) as error:
+        raise ChecksumError(f"{error}; get it anew, from another mirror") from None
+    if b"<mediawiki" not in beginning[:1000]:
+        raise ChecksumError(f"{path} is no dump: it begins with {beginning[:40]!r}; check mirror")
+    return found
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `target` the same file, or a copy where that cannot be."""
+    try:
+        os.link(path, target)
+    except OSError:
+        cli.log.info("no hard link to %s can be made here: it is copied", path)
+        shutil.copyfile(path, target)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     parser = cli.parser(__doc__, Download, "download")
     parser.add_argument("--list", action="store_true", help="show the dates that the mirror has, and do nothing else")
-    parser.add_argument("--dump", type=Path, metavar="FILE", help="the dump, as it is at the mirror (.xml.bz2)")
-    parser.add_argument("--index", type=Path, metavar="FILE", help="where its streams of pages lie (.tsv)")
+    parser.add_argument("--dump", type=Path, metavar="FOLDER", help="the dump's files, as at the mirror (.xml.bz2)")
+    parser.add_argument("--index", type=Path, metavar="FILE", help="where their blocks lie (.tsv)")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="what came from where, and when (.json)")
     args, config = cli.parse(parser, argv)
-    mirror = mirror_at(config)
     if args.list:
-        for date in mirror.dates(config.wiki):
-            begun = mirror.text(f"{config.wiki}/{date}/dumpstatus.json") is not None
-            name = f"{config.wiki}-{date}-pages-articles-multistream.xml.bz2"
-            print(date, "complete" if begun and name in listed_files(mirror, config.wiki, date) else "not complete")
+        _list(mirror_at(config), config)
         return
     if None in (config.date, args.dump, args.index, args.manifest):
         parser.error("--date, --dump, --index and --manifest are needed (or --list)")
 
-    listed = listed_files(mirror, config.wiki, config.date)
-    folder, stem = args.dump.parent, f"{config.wiki}-{config.date}-pages-articles-multistream"
-    offered = listed.get(f"{stem}.xml.bz2", {}).get("sha1")
-    if config.sha1 and offered and offered != config.sha1:  # known before any of it is loaded
-        raise ChecksumError(f"sha1 of {stem}.xml.bz2 is {offered} at the mirror, config.yaml demands {config.sha1}")
-    index = fetch(mirror, listed, f"{stem}-index.txt.bz2", folder, config.retries)
-    dump = fetch(mirror, listed, f"{stem}.xml.bz2", folder, config.retries)
-    found = streams(dump, index)
-    with cli.writing(args.dump, args.index, args.manifest) as (linked, table, manifest):
-        try:
-            os.link(dump, linked)
-        except OSError:
-            cli.log.info("this file system has no hard links: %s is copied", dump.name)
-            shutil.copyfile(dump, linked)
-        table.write_text("offset\tlength\n" + "".join(f"{a}\t{n}\n" for a, n in found), encoding="utf-8")
-        record = {
-            "wiki": config.wiki,
-            "date": config.date,
-            "mirror": config.mirror,
-            "files": {path.name: listed[path.name] for path in (dump, index)},
-            "verified": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    record = args.dump.parent / "verified.json"  # the manifest again, which Snakemake does not know of
+    path = local(config.mirror)
+    if path and path.is_file():
+        layout, root, listed, found = "file", f"file:{path.absolute().parent}", on_disk(path, config), [path]
+    else:
+        mirror = mirror_at(config)
+        layout, root, listed = earlier(record, config) or choose(mirror, config)
+        _demand(config.sha1, listed)
+        found = fetch_all(mirror, listed, args.dump.parent, config.connections)
+    index = [block for file in found for block in cut(file)]
+    files = {
+        file.name: {
+            "url": f"{root}/{listed[file.name].url}",
+            "size": file.stat().st_size,
+            "sums": listed[file.name].sums,
         }
-        manifest.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    cli.closing("download", f"{dump.name}, {dump.stat().st_size:,} bytes", f"{len(found):,} streams of pages")
+        for file in found
+    }
+    manifest = {
+        "wiki": config.wiki,
+        "date": config.date,
+        "layout": layout,
+        "mirror": root,
+        "files": files,
+        "verified": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    with cli.writing(args.dump, args.index, args.manifest, record) as (dump, table, *records):
+        dump.mkdir()
+        for file in found:
+            link(file, dump / file.name)
+        blocks.write_index(table, index)
+        for written in records:
+            written.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    size = sum(file["size"] for file in files.values())
+    cli.closing("download", f"{len(found)} files ({layout}), {size:,} bytes", f"{len(index):,} blocks")
 
 
-def _sha1(path: Path) -> str:
+def _list(mirror: Mirror, config: Download) -> None:
+    """Print date, layout and state of each dump that the mirror has."""
+    offered = [(date, layout) for layout in layouts(config) for date in dates(mirror, config.wiki, layout)]
+    for date, layout in sorted(offered):
+        done = listed_files(mirror, config.wiki, date, layout)
+        print(date, layout, "complete" if done else "not complete")
+
+
+def _demand(sha1: str | None, files: dict[str, Listed]) -> None:
+    """Refuse files that are not what the user demands, before any of it is loaded."""
+    for name, listed in files.items():
+        if sha1 and sha1 != (offered := listed.sums.get("sha1")):
+            raise ChecksumError(
+                f"sha1 of {name} is {offered} at the mirror, config.yaml demands {sha1}"
+                if offered
+                else f"config.yaml demands sha1 {sha1}, but a content dump is {len(files)} files with SHA256SUMS of "
+                "their own; remove sha1, or set layout: classic"
+            )
+
+
+def _checksum(path: Path, algorithm: str) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _read(path: Path, start: int) -> Iterator[bytes]:

@@ -5,7 +5,6 @@ run as a program (its licence is the AGPL) over XML that we have read, checked a
 on what is truncated and skips what it cannot read. What it gives back is counted.
 """
 
-import bz2
 import hashlib
 import importlib.util
 import subprocess
@@ -13,9 +12,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from xml.etree.ElementTree import Element, ParseError, XMLPullParser
+from xml.etree.ElementTree import Element, ParseError, fromstring
 from xml.sax.saxutils import escape
 
 import orjson
@@ -23,8 +23,8 @@ import orjson
 from jalm import Fault, cli
 from jalm.config import Extract
 from jalm.formats import documents, templates, wikitext
+from jalm.formats.blocks import Block, content, read_index
 
-CHUNK = 1 << 18  # bytes of a compressed stream read at once
 BATCH = 4_000_000  # characters given to one run of wikiextractor; its start costs 0.1 s
 PROGRAM = [sys.executable, "-u", "-m", "wikiextractor.WikiExtractor"]  # -u: no finished text is lost in its buffer
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -67,15 +67,16 @@ class Article:
     prepared: str  # wikitext after our first pass
 
 
-def part_of(streams: list[tuple[int, int]], part: int, parts: int) -> list[tuple[int, int]]:
-    """The streams (offset, length) of one of `parts` parts with about equal bytes; each is in exactly one."""
-    total = sum(length for _, length in streams)
+def part_of(index: list[Block], part: int, parts: int) -> range:
+    """The blocks of one of `parts` parts with about equal bytes, by their places in the index; each is in one part."""
+    total = sum(block.end - block.begin for block in index)
     chosen, before = [], 0
-    for offset, length in streams:
+    for number, block in enumerate(index):
+        length = block.end - block.begin
         if (2 * before + length) * parts // (2 * total) == part:  # by its middle
-            chosen.append((offset, length))
+            chosen.append(number)
         before += length
-    return chosen
+    return range(chosen[0], chosen[-1] + 1) if chosen else range(0)
 
 
 def sha1(text: str) -> str:
@@ -155,67 +156,56 @@ def xml(texts: Iterable[str]) -> str:
 # ---- files and processes
 
 
-def read_index(path: Path) -> list[tuple[int, int]]:
-    """Streams of pages in a dump: offset and length in bytes.
+def read_pages(dump: Path, index: list[Block], chosen: range) -> Iterator[Page]:
+    """Pages that begin in some blocks of a dump, in order.
 
     Raises:
-        DumpError: the file is not what the download stage writes.
+        DumpError: a file of the dump is truncated or corrupt, or its pages are not well-formed.
     """
-    header, *lines = path.read_text(encoding="utf-8").split("\n")
-    try:
-        streams = [(int(offset), int(length)) for offset, length in (line.split("\t") for line in lines if line)]
-    except ValueError:
-        header = ""
-    if header != "offset\tlength":
-        raise DumpError(f"{path} is no index of streams; remove it and run download again")
-    return streams
-
-
-def read_pages(dump: Path, streams: list[tuple[int, int]]) -> Iterator[Page]:
-    """Pages of some streams of a dump, in order.
-
-    Raises:
-        DumpError: a stream is truncated or corrupt, or holds anything but pages.
-    """
-    size, title = dump.stat().st_size, None
-    for offset, length in streams:
-        if offset + length > size:
+    files = [(name, list(numbers)) for name, numbers in groupby(chosen, lambda number: index[number].file)]
+    for name, numbers in files:
+        size = (dump / name).stat().st_size
+        if index[numbers[-1]].end > 8 * size:
             raise DumpError(
-                f"{dump} has {size} bytes, but its index a stream at byte {offset} with {length} bytes;"
+                f"{dump / name} has {size} bytes, but its index a block that ends at byte {index[numbers[-1]].end // 8};"
                 " it is truncated, or the index is another dump's: remove both and run download again"
             )
-    with open(dump, "rb") as file:
-        for offset, length in streams:
+    for name, numbers in files:
+        following = takewhile(lambda block, name=name: block.file == name, islice(index, numbers[0], None))
+        yield from _pages(dump / name, following, len(numbers))
+
+
+def _pages(path: Path, blocks: Iterable[Block], own: int) -> Iterator[Page]:
+    """Pages that begin in the first `own` blocks; the last of them may end in a later one."""
+    text, limit, begin, title = b"", None, -1, None
+    with open(path, "rb") as file:
+        for number, block in enumerate(blocks):
+            if number == own:
+                limit = len(text) + len(b"<page>") - 1  # a tag that ends here begins in a block of ours
             try:
-                for element in _elements(file, offset, length):
-                    title = element.findtext("title")
-                    yield page(element)
-            except (OSError, EOFError, ParseError, AttributeError, TypeError, ValueError) as error:
-                last = f"; the last page read is {title!r}" if title else ""
-                raise DumpError(
-                    f"{dump}: the stream at byte {offset} cannot be read ({error}){last};"
-                    " it is corrupt: remove it and run download again"
-                ) from None
+                text += content(file, block)
+                at = 0
+                while (begin := text.find(b"<page>", at, limit)) >= 0 and (end := text.find(b"</page>", begin)) >= 0:
+                    at = end + len(b"</page>")
+                    read = page(fromstring(text[begin:at]))  # noqa: S314  (an element has no DTD)
+                    title = read.title
+                    yield read
+            except (OSError, ParseError, AttributeError, TypeError, ValueError) as error:
+                raise _corrupt(path, block, error, title) from None
+            if limit is not None and begin < 0:
+                return
+            kept = begin if begin >= 0 else max(at, len(text) - len(b"<page>") + 1)
+            text, limit = text[kept:], limit if limit is None else limit - kept
+    if begin >= 0:
+        raise _corrupt(path, block, "it ends within a page", title)
 
 
-def _elements(file, offset: int, length: int) -> Iterator[Element]:
-    """The <page> elements of one stream."""
-    decompressor = bz2.BZ2Decompressor()
-    parser = XMLPullParser(["end"])
-    parser.feed("<mediawiki>")
-    file.seek(offset)
-    while length and not decompressor.eof:
-        chunk = file.read(min(CHUNK, length))
-        length -= len(chunk)
-        parser.feed(decompressor.decompress(chunk))
-        for _, element in parser.read_events():
-            if element.tag == "page":
-                yield element
-                element.clear()
-    if length or decompressor.unused_data or not decompressor.eof:
-        raise EOFError("it does not end where the index says")
-    parser.feed("</mediawiki>")
-    parser.close()
+def _corrupt(path: Path, block: Block, why: object, title: str | None) -> DumpError:
+    last = f"; the last page read is {title!r}" if title else ""
+    return DumpError(
+        f"{path}: the block at byte {block.begin // 8} cannot be read ({why}){last};"
+        " it is corrupt: remove it and run download again"
+    )
 
 
 def run_wikiextractor(texts: list[str], folder: Path, time_limit: float) -> tuple[list[str], str]:
@@ -271,8 +261,8 @@ def _alone(article: Article, folder: Path, time_limit: float) -> str | None:
 def main(argv: list[str] | None = None) -> None:
     """Write the documents of one part of a dump."""
     parser = cli.parser(__doc__, Extract, "extract")
-    parser.add_argument("--dump", type=Path, required=True, metavar="FILE", help="the dump (.xml.bz2)")
-    parser.add_argument("--index", type=Path, required=True, metavar="FILE", help="where its streams lie (.tsv)")
+    parser.add_argument("--dump", type=Path, required=True, metavar="FOLDER", help="files of the dump (.xml.bz2)")
+    parser.add_argument("--index", type=Path, required=True, metavar="FILE", help="where their blocks lie (.tsv)")
     parser.add_argument("--templates", type=Path, required=True, metavar="FILE", help="what templates become (.yaml)")
     parser.add_argument("--part", type=int, required=True, metavar="N", help="which part to make, from 0")
     parser.add_argument("--parts", type=int, required=True, metavar="N", help="how many parts there are")
@@ -283,10 +273,10 @@ def main(argv: list[str] | None = None) -> None:
     if importlib.util.find_spec("wikiextractor") is None:
         raise WikiextractorError(f"{sys.executable} has no wikiextractor; install envs/requirements.txt")
     rules = templates.load(args.templates)
-    streams = part_of(read_index(args.index), args.part, args.parts)
+    index = read_index(args.index)
     dropped = Counter()
     with cli.writing(args.output) as (partial,), documents.writing(partial) as writer, TemporaryDirectory() as folder:
-        pages = cli.progress(read_pages(args.dump, streams), unit="pages")
+        pages = cli.progress(read_pages(args.dump, index, part_of(index, args.part, args.parts)), unit="pages")
         for batch in batches(prepare(pages, rules, lists=config.lists, dropped=dropped), BATCH):
             for article, raw in zip(batch, cleaned(batch, Path(folder), config.time_limit), strict=True):
                 text = "" if raw is None else wikitext.finish(raw, headings=config.headings)
