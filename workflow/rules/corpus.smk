@@ -71,7 +71,7 @@ rule import_text:
         mem_mb=growing(1000),
         runtime=growing(240),
     params:
-        flags=flags(NoKnobs()),
+        flags=import_flags,
         part=part_flags,
         paths=import_paths,
         code=code("import_text"),

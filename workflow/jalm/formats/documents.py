@@ -2,7 +2,7 @@
 
 A document has `id`, `title` and either `text` (paragraphs, headings and list items on lines of their own) or, once it is
 segmented, `paragraphs` (a list of lists of sentences); a document from a wiki also has `revision` and `sha1` (of its
-wikitext, base 36). Equal documents give equal bytes.
+wikitext, base 36), one that came in a train, valid or test folder its `side`. Equal documents give equal bytes.
 """
 
 from collections.abc import Iterator
