@@ -103,7 +103,11 @@ class NoKnobs(Section):
 class Segment(Section):
     """How paragraphs are cut into sentences."""
 
-    dictionary: Annotated[str, knob("unidic, unidic-lite or the path of a compiled UniDic folder")] = "unidic"
+    # neutral is where the dictionary lies; what is in it is a parameter of the rule
+    dictionary: Annotated[str, knob("unidic, unidic-lite or the path of a compiled UniDic folder", neutral=True)] = (
+        "unidic"
+    )
+    words: Annotated[bool, knob("also store the boundaries of the dictionary's words")] = False
 
 
 class Filter(Section):

@@ -23,7 +23,7 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={SEARCH_PATH}; ")
 
 from jalm.config import ImportText, MediaWiki, NoKnobs, Pretrain, TrainTokenizer
 from jalm.config import SIDES, ConfigError, UnknownDate, flags, load
-from jalm.provenance import code, recipe
+from jalm.provenance import code, dictionary, recipe
 
 
 def config_sources():
