@@ -107,7 +107,13 @@ def test_the_conda_environments_and_the_lock_name_the_same_versions():
 
 
 def test_the_environments_have_every_library_that_the_package_imports():
-    names = {"yaml": "pyyaml", "google": "protobuf", "unidic_lite": "unidic-lite", "urllib3": "requests"}
+    names = {
+        "yaml": "pyyaml",
+        "google": "protobuf",
+        "unidic_lite": "unidic-lite",
+        "urllib3": "requests",
+        "xz": "python-xz",
+    }
     imported = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

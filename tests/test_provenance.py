@@ -1,7 +1,10 @@
 import ast
 import inspect
+import shutil
+from pathlib import Path
 
 import pytest
+import unidic_lite
 
 from jalm import provenance
 
@@ -175,3 +178,39 @@ def test_a_recipe_is_read_without_running_the_module(package):
 def test_a_stage_without_a_recipe_is_our_mistake(package):
     with pytest.raises(AssertionError, match=r"stages/split\.py has no RECIPE"):
         provenance.recipe("split")
+
+
+# ---- dictionaries
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A dictionary in a folder of our own: 3 MB in two of its files."""
+    for name in ("char.bin", "dicrc", "unk.dic"):
+        shutil.copy(Path(unidic_lite.DICDIR, name), tmp_path)
+    for name in ("matrix.bin", "sys.dic"):
+        with open(Path(unidic_lite.DICDIR, name), "rb") as file:
+            (tmp_path / name).write_bytes(file.read(3_000_000))
+    return tmp_path
+
+
+def test_a_dictionary_is_known_by_what_is_in_it_not_by_where_it_lies(folder):
+    version, digest = provenance.dictionary("unidic-lite").split("@")
+    assert version == Path(unidic_lite.DICDIR, "version").read_text().strip()
+    assert len(digest) == 8
+    assert provenance.dictionary(unidic_lite.DICDIR) == f"{version}@{digest}"
+    assert provenance.dictionary(str(folder)) == provenance.dictionary(f"{folder}/../{folder.name}")
+
+
+@pytest.mark.parametrize("name", ["char.bin", "dicrc", "matrix.bin", "sys.dic", "unk.dic"])
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_dictionary_with_another_beginning_or_size_is_another(folder, name, place):
+    before = provenance.dictionary(str(folder))
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(b"?" + content[1:] if place == 0 else content[:-1])
+    provenance.dictionary.cache_clear()
+    assert provenance.dictionary(str(folder)) != before
+
+
+def test_a_dictionary_that_is_not_here_is_left_for_segment_to_report(tmp_path):
+    assert provenance.dictionary(str(tmp_path)) == f"{tmp_path} is not here"

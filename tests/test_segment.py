@@ -1,3 +1,4 @@
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -207,6 +208,50 @@ def ends(pieces) -> set[int]:
     return places
 
 
+# ---- words
+
+WAKATI = segment.tagger("unidic-lite", "-Owakati").parse
+
+
+def words(sentence: str) -> list[str]:
+    ends = list(itertools.accumulate(segment.word_lengths(sentence, WAKATI), initial=0))
+    assert ends[-1] == len(sentence)
+    return [sentence[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "吾輩|は|猫|で|ある|。",
+        "「|え|？|」|と|彼女|は|言っ|た|。",
+        "価格|は|1|,|234|円|だ",
+        "ひらがな| |English| |words|\u3000",
+        "名前|は| \t|まだ|無い|。|\r",
+        "零|\0|字",
+        " ",
+    ],
+)
+def test_words_are_those_of_unidic_and_white_space_between_them(marked):
+    assert words(marked.replace("|", "")) == marked.split("|")
+
+
+def test_nothing_at_all_has_no_words():
+    assert words("") == []
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1) | NASTY)
+def test_the_words_of_any_sentence_give_it_back(sentence):
+    assert all(words(sentence))
+
+
+def test_fugashi_never_sees_more_than_it_can_bear():
+    seen = []
+    sentence = "吾輩は　猫である" * 30_000  # 240,000 characters; a call with a few times as many crashes
+    lengths = segment.word_lengths(sentence, lambda text: seen.append(len(text)) or WAKATI(text))
+    assert sum(lengths) == len(sentence)
+    assert seen == [100_000, 100_000, 40_000]
+
+
 # ---- the dictionary
 
 
@@ -245,3 +290,18 @@ def test_paragraphs_take_the_place_of_the_text_and_all_else_stays(tmp_path, capl
     assert [documents.text(document) for document in (first, second)] == [page["text"], ""]
     assert "2 documents in, 2 documents, 3 sentences out" in caplog.text
     assert [path.name for path in Path(made).parent.iterdir()] == [made.name]
+
+
+def test_lengths_of_words_stand_beside_the_paragraphs_when_asked_for(tmp_path):
+    taken, made = tmp_path / "taken.jsonl.zst", tmp_path / "made.jsonl.zst"
+    with documents.writing(taken) as writer:
+        writer.write({"id": 5, "title": "猫", "text": "猫\n\n吾輩は猫である。名前はまだ無い。"})
+    segment.main(["--dictionary=unidic-lite", "--words=true", "--input", str(taken), "--output", str(made)])
+    assert list(documents.read(made)) == [
+        {
+            "id": 5,
+            "title": "猫",
+            "paragraphs": [["猫"], [], ["吾輩は猫である。", "名前はまだ無い。"]],
+            "words": [[[1]], [], [[2, 1, 1, 1, 2, 1], [2, 1, 2, 2, 1]]],
+        }
+    ]

@@ -90,6 +90,13 @@ def test_every_document_is_on_one_side_unless_it_is_a_duplicate(split, caplog):
     assert "dropped: 2 duplicates" in caplog.text
 
 
+def test_a_document_that_came_with_a_side_stays_on_it(split):
+    made, _ = split([page(number) | {"side": SIDES[number % 3]} for number in range(30)])
+    assert {name: [document["id"] % 3 for document in made[name]] for name in SIDES} == {
+        name: [place] * 10 for place, name in enumerate(SIDES)
+    }
+
+
 def test_the_counts_are_those_of_the_documents(split):
     text = [
         ["吾輩は猫である。", "名前はまだ無い"],

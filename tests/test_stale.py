@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import unidic_lite
 
 CORPUS = {"download", "extract", "segment", "filter", "dedup", "split", "split_summary"}
 TOKENS = {"train_tokenizer", "shard", "shard_manifest"}
@@ -94,6 +95,7 @@ def test_the_template_table_is_an_input_of_extract(finished):
         ("extract={lists: false}", from_("extract")),
         ("extract={time_limit: 5}", from_("extract")),
         ("segment={dictionary: unidic}", from_("segment")),
+        ("segment={words: true}", from_("segment")),
         ("filter={min_characters: 200}", from_("filter")),
         ("dedup={exact: false}", from_("dedup")),
         ("split={salt: other}", from_("split")),
@@ -136,6 +138,21 @@ def test_nothing_about_the_machine_makes_anything_stale(finished):
     )
     assert finished.stale("--profile", str(finished.code / "profiles" / "workstation")) == set()
     assert finished.stale("--profile", str(finished.code / "profiles" / "slurm")) == set()
+
+
+def test_a_dictionary_that_is_the_same_elsewhere_makes_nothing_stale(finished):
+    folder = finished.work / "辞書 3.1"
+    folder.symlink_to(unidic_lite.DICDIR)
+    assert finished.stale("--config", f"segment={{dictionary: {folder}}}") == set()
+
+
+def test_a_changed_way_to_read_local_text_reads_it_again(finished):
+    (finished.work / "poem.txt").write_text("古池や\n\n蛙飛びこむ", encoding="utf-8")
+    corpus = "corpora={{poem: {{source: text, paths: [poem.txt], parts: 1, license: CC0-1.0, {}}}}}"
+    target = "results/import_text/poem/000.jsonl.zst"
+    assert finished.run(target, "--config", corpus.format("strict: false")).rules == {"import_text"}
+    for knob in ("strict: true", "text_column: body", "max_line_bytes: 99"):
+        assert finished.run(target, "--dry-run", "--config", corpus.format(knob)).rules == {"import_text"}
 
 
 def test_one_more_model_trains_that_model_only(finished):

@@ -90,6 +90,18 @@ class Extract(Section):
     ] = 600
 
 
+class ImportText(Section):
+    """How local text is read."""
+
+    text_column: Annotated[str, knob("column of .parquet, key of .jsonl files that has the text", min_length=1)] = (
+        "text"
+    )
+    max_line_bytes: Annotated[int, knob("longer lines are left out (bytes)", ge=1, le=1 << 24)] = 1_000_000
+    strict: Annotated[
+        bool, knob("fail where bytes are no UTF-8, at control characters and too long lines, instead of mending them")
+    ] = False
+
+
 class NoKnobs(Section):
     """What a stage is told that has nothing to set."""
 
@@ -97,7 +109,11 @@ class NoKnobs(Section):
 class Segment(Section):
     """How paragraphs are cut into sentences."""
 
-    dictionary: Annotated[str, knob("unidic, unidic-lite or the path of a compiled UniDic folder")] = "unidic"
+    # neutral is where the dictionary lies; what is in it is a parameter of the rule
+    dictionary: Annotated[str, knob("unidic, unidic-lite or the path of a compiled UniDic folder", neutral=True)] = (
+        "unidic"
+    )
+    words: Annotated[bool, knob("also store the boundaries of the dictionary's words")] = False
 
 
 class Filter(Section):
@@ -142,12 +158,15 @@ class MediaWiki(Corpus, Mirror):
     source: Literal["mediawiki"]
 
 
-class Text(Corpus):
+class Text(Corpus, ImportText):
     """Local text."""
 
     source: Literal["text"]
     paths: Annotated[
-        list[str], knob(".txt, .jsonl, .jsonl.zst files, or folders of .txt, each one document", min_length=1)
+        list[str],
+        knob(
+            ".txt, .jsonl (also with .xz; .jsonl.zst), .parquet files, folders of .txt, each a document", min_length=1
+        ),
     ]
 
 

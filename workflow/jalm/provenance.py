@@ -1,4 +1,4 @@
-"""Digests of the code behind a result, for `params.code` of the rules.
+"""Digests of the code and the dictionary behind a result, for the parameters of the rules.
 
 A digest covers a stage's module and all it imports from this package, without comments, docstrings and blank lines, so
 that editing prose makes nothing stale and editing a shared format makes exactly its users stale.
@@ -6,19 +6,15 @@ that editing prose makes nothing stale and editing a shared format makes exactly
 
 import ast
 import hashlib
+import importlib.util
 import io
 import tokenize
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-OUTSIDE = {
-    "__init__",
-    "cli",
-    "config",
-    "provenance",
-    "slurm",
-}  # what they do to a result is visible in params.flags, or nothing
+PIECE = 4096  # bytes of a dictionary that are read at once
+OUTSIDE = {"__init__", "cli", "config", "provenance", "slurm"}  # they change no result but through params.flags
 
 
 @cache
@@ -37,6 +33,31 @@ def recipe(stage: str) -> str:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RECIPE":
             return f"recipe {ast.literal_eval(node.value)}"
     raise AssertionError(f"stages/{stage}.py has no RECIPE")
+
+
+@cache
+def dictionary(name: str) -> str:
+    """`version@digest` of `unidic`, `unidic-lite` or a folder with a compiled dictionary, wherever it lies.
+
+    Some 64 pieces of a large file and its size stand for the whole, so that parsing the workflow does not wait for it.
+    """
+    folder = Path(name)
+    if name in ("unidic", "unidic-lite") and (package := importlib.util.find_spec(name.replace("-", "_"))):
+        folder = Path(package.submodule_search_locations[0], "dicdir")
+    digest = hashlib.sha256()
+    try:
+        for file in ("char.bin", "dicrc", "matrix.bin", "sys.dic", "unk.dic"):
+            size = (folder / file).stat().st_size
+            digest.update(f"{file} {size}\n".encode())
+            with open(folder / file, "rb") as stream:
+                for place in range(0, size, PIECE * max(1, size // (64 * PIECE))):
+                    stream.seek(place)
+                    digest.update(stream.read(PIECE))
+    except OSError:
+        return f"{name} is not here"  # segment says what to do
+    version = folder / "version"
+    told = version.read_text(encoding="utf-8").strip() if version.is_file() else "unversioned"
+    return f"{told}@{digest.hexdigest()[:8]}"
 
 
 @cache

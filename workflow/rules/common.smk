@@ -21,9 +21,9 @@ os.environ.update(
 search = f"{shlex.quote(str(PACKAGE))}${{PYTHONPATH:+:$PYTHONPATH}}".replace("{", "{{").replace("}", "}}")
 shell.prefix(f"set -euo pipefail; export PYTHONPATH={search}; ")
 
-from jalm.config import MediaWiki, NoKnobs, Pretrain, TrainTokenizer
+from jalm.config import ImportText, MediaWiki, NoKnobs, Pretrain, TrainTokenizer
 from jalm.config import SIDES, ConfigError, UnknownDate, flags, load
-from jalm.provenance import code, recipe
+from jalm.provenance import code, dictionary, recipe
 
 
 def config_sources():
@@ -257,6 +257,11 @@ def import_files(wildcards):
 def import_paths(wildcards):
     """Files and folders of a text corpus, as configured: ids are made from them."""
     return " ".join(map(shlex.quote, CORPORA[wildcards.corpus].paths))
+
+
+def import_flags(wildcards):
+    """Knobs of a text corpus."""
+    return flags(CORPORA[wildcards.corpus], ImportText)
 
 
 def train_tokenizer_flags(wildcards):

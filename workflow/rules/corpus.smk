@@ -71,7 +71,7 @@ rule import_text:
         mem_mb=growing(1000),
         runtime=growing(240),
     params:
-        flags=flags(NoKnobs()),
+        flags=import_flags,
         part=part_flags,
         paths=import_paths,
         code=code("import_text"),
@@ -95,11 +95,13 @@ rule segment:
     resources:
         mem_mb=growing(1000),
         runtime=growing(120),
+        options=flags(cfg.segment, neutral=True),
     params:
         flags=flags(cfg.segment),
+        dictionary=dictionary(cfg.segment.dictionary),
         code=code("segment"),
     shell:
-        "python -m jalm segment {params.flags} --input {input:q} --output {output:q} &> {log:q}"
+        "python -m jalm segment {params.flags} {resources.options} --input {input:q} --output {output:q} &> {log:q}"
 
 
 rule filter:

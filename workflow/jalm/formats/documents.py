@@ -1,8 +1,9 @@
 """The document format: one JSON object a line, zstandard-compressed (`.jsonl.zst`).
 
 A document has `id`, `title` and either `text` (paragraphs, headings and list items on lines of their own) or, once it is
-segmented, `paragraphs` (a list of lists of sentences); a document from a wiki also has `revision` and `sha1` (of its
-wikitext, base 36). Equal documents give equal bytes.
+segmented, `paragraphs` (a list of lists of sentences), perhaps with `words` (in the same shape, for each sentence the
+list of its words' lengths in characters, which add up to the sentence's); a document from a wiki also has `revision` and `sha1` (of its
+wikitext, base 36), one that came in a train, valid or test folder its `side`. Equal documents give equal bytes.
 """
 
 from collections.abc import Iterator

@@ -1,24 +1,34 @@
 """Bring local text in as documents: CC-100 and corpora of one's own.
 
-A .txt file holds documents separated by blank lines (as CC-100 does), a .jsonl or .jsonl.zst file one document a line
-with a `text` field, a folder one document in each of its .txt files. A document's id is its file's name and its place
-in it (the byte it begins at, or the line), so that ids do not depend on the number of parts.
+A .txt or .txt.xz file holds documents separated by blank lines (as CC-100 does), a .jsonl, .jsonl.zst or .jsonl.xz file
+one document a line, a .parquet file one a row, a folder one in each of its .txt files. Those below the sub-folders
+train, valid and test of a folder stay on that side. A document's id is its file's name and its place in it (the byte it
+begins at, or the line or row), so that ids depend neither on the number of parts nor on .xz or .zst.
 """
 
+import json
+import lzma
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import orjson
+from typing import BinaryIO
 
 from jalm import Fault, cli
-from jalm.config import NoKnobs
+from jalm.config import SIDES, ImportText
 from jalm.formats import documents
+
+CHUNK = 1 << 20  # bytes read at once
+LOOK_BACK = 1 << 16  # bytes before a stretch that are read to see whether a document runs on into it
+LARGEST = 1 << 26  # bytes of a document; where there is none below that, blank lines separate no documents
+ROWS = 256  # of a parquet file in memory at once
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 NO_UTF8 = "bytes that are no UTF-8"
+CONTROLS = "control characters"
+LONG_LINES = "lines longer than max_line_bytes"
 MOST_NO_UTF8 = 0.1  # of the characters; more is another encoding, not damage
 
 
@@ -26,130 +36,222 @@ class TextError(Fault):
     """Local text that cannot be read as documents."""
 
 
-def blocks(path: Path, part: int, parts: int) -> Iterator[tuple[int, bytes]]:
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read and seek in, decompressed if it is an .xz; a seek there costs the decompression of its block."""
+    if path.suffix != ".xz":
+        with open(path, "rb") as file:
+            yield file
+        return
+    import xz
+
+    try:
+        with xz.open(path, "rb") as file:
+            yield file
+    except (xz.XZError, lzma.LZMAError, EOFError) as error:
+        raise TextError(f"{path} is no whole .xz file ({error}); fetch it again, and test it with: xz -t") from None
+
+
+def blocks(path: Path, part: int, parts: int, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Blank-line separated documents that begin in one of `parts` equal stretches of a file, with their offsets.
 
-    Only the stretch is read, and what its last document has beyond it.
+    Only the stretch is read, and what its last document has beyond it (of an .xz file also what lies between it and the
+    beginning of the block that it begins in).
+
+    Raises:
+        TextError: a document that is larger than any.
     """
-    size = path.stat().st_size
-    start, end = size * part // parts, size * (part + 1) // parts
-    with open(path, "rb") as file:
-        offset = _first_line(file, start)
-        # a line belongs to a document of this stretch unless a document that began before it runs on
-        inside = start > 0 and not _follows_a_blank_line(file, offset)
-        file.seek(offset)
-        begin, lines = offset, []
-        for line in file:
-            here, offset = offset, offset + len(line)
-            if here >= end and not lines:
+    with opened(path) as file:
+        total = file.seek(0, os.SEEK_END)
+        start, end = total * part // parts, total * (part + 1) // parts
+        offset, before = _line_before(file, start)
+        inside = False  # a document that began before the stretch
+        begin, length, found = offset, 0, []
+        for size, line in lines(file, max_line_bytes, before):
+            here, offset = offset, offset + size
+            if here >= end and not found:
                 return
-            if not line.strip():
+            if here < start:
+                inside = not line.isspace()
+            elif line.isspace():
                 inside = False
-                if lines:
-                    yield begin, b"".join(lines)
-                    lines = []
+                if found:
+                    yield begin, b"".join(found)
+                    found, length = [], 0
             elif not inside:
-                begin = begin if lines else here
-                lines.append(line)
-        if lines:
-            yield begin, b"".join(lines)
+                begin = begin if found else here
+                found.append(line)
+                length += len(line)
+                if length > LARGEST:
+                    raise TextError(
+                        f"{path} has no blank line in the {LARGEST:,} bytes after byte {begin:,}; put one between any "
+                        "two documents, or make it a .jsonl"
+                    )
+        if found:
+            yield begin, b"".join(found)
 
 
-def _first_line(file, start: int) -> int:
-    """Offset of the first line that begins at `start` or after it."""
-    if start == 0:
-        return 0
-    file.seek(start - 1)
-    return start - 1 + len(file.readline())
-
-
-def _follows_a_blank_line(file, offset: int) -> bool:
-    """Whether the line before the one at `offset` is blank."""
-    size = 64  # bytes to look back, more where these are the white space at the end of one line
+def _line_before(file: BinaryIO, start: int) -> tuple[int, bytes]:
+    """Offset of a line that begins before `start` (or of the end of one that is not blank), and the bytes between."""
+    back = LOOK_BACK
     while True:
-        back = max(0, offset - size)
-        file.seek(back)
-        _, whole, line = file.read(offset - back).removesuffix(b"\n").rpartition(b"\n")
-        if line.strip() or whole or back == 0:
-            return not line.strip()
-        size *= 2
+        origin = max(0, start - back)
+        file.seek(origin)
+        before = file.read(start - origin)
+        begin = before.find(b"\n", 0, -1) + 1
+        if begin or origin == 0 or not before.isspace():
+            return origin + begin, before[begin:]
+        back *= 2
 
 
-def entries(path: Path, part: int, parts: int) -> Iterator[tuple[str, str | bytes, dict]]:
+def lines(file: BinaryIO, most: int, before: bytes = b"") -> Iterator[tuple[int, bytes]]:
+    """Length and bytes of each line of `before` and the rest of a file; x stand for one far longer than `most`."""
+    rest, left_out = before, 0
+    while chunk := file.read(CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield left_out + len(line) + 1, line + b"\n"
+            left_out = 0
+        if len(rest) > most + CHUNK:
+            left_out += len(rest) - (most + 1)
+            rest = (b" " if rest.isspace() else b"x") * (most + 1)
+    if rest:
+        yield left_out + len(rest), rest
+
+
+def rows(path: Path, part: int, parts: int, text_column: str) -> Iterator[tuple[int, bytes, str]]:
+    """Number, text and title of the rows in one of `parts` equal stretches of a parquet file; a null is no text.
+
+    Raises:
+        TextError: no parquet file, or one without that column of strings.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path, buffer_size=CHUNK) as file:
+            names = file.schema_arrow.names
+            if text_column not in names:
+                raise TextError(f"{path} has no column {text_column!r}; set text_column to one of: {', '.join(names)}")
+            columns = [name for name in (text_column, "title") if name in names]
+            total, first = file.metadata.num_rows, 0
+            start, end = total * part // parts, total * (part + 1) // parts
+            for group in range(file.num_row_groups):
+                number, first = first, first + file.metadata.row_group(group).num_rows
+                if first <= start or number >= end:
+                    continue
+                for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns):
+                    # as bytes: pyarrow reads strings that are no UTF-8, but makes no Python strings of them
+                    strings = [batch.column(name).cast(pyarrow.binary()).to_pylist() for name in columns]
+                    for text, *title in zip(*strings, strict=True):
+                        if start <= number < end:
+                            yield number, text or b"", (title[0] or b"").decode(errors="replace") if title else ""
+                        number += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TextError(f"{path} cannot be read as parquet with a column {text_column!r} of text ({error})") from None
+
+
+def called(path: Path) -> str:
+    """Name of a path in ids, which stay when a file is decompressed."""
+    return re.sub(r"\.(xz|zst)$", "", path.name)
+
+
+def entries(path: Path, part: int, parts: int, config: ImportText) -> Iterator[tuple[str, bytes, dict]]:
     """Id, text and other fields of each document that one part of `parts` takes from a file or folder.
 
     Raises:
         TextError: a file of an unknown kind, a name that is no UTF-8, or a line that is no JSON object with a text.
     """
+    name = called(path)
     if path.is_dir():
         files = sorted(path.rglob("*.txt"), key=os.fspath)
         if not files:
             raise TextError(f"the folder {path} has no .txt files")
         for file in files[part::parts]:
             try:
-                name = os.fsencode(file.relative_to(path)).decode()
+                inner = os.fsencode(file.relative_to(path)).decode()
             except UnicodeDecodeError as error:
                 raise TextError(f"the name of {str(file)!r} is no UTF-8 ({error}); rename it") from None
-            yield f"{path.name}/{name}", file.read_bytes(), {"title": file.stem}
-    elif path.name.endswith((".jsonl", ".jsonl.zst")):
+            if file.stat().st_size > LARGEST:
+                raise TextError(f"{file} is larger than a document ({LARGEST:,} bytes); give it as a path of its own")
+            top = inner.partition("/")[0]
+            yield f"{name}/{inner}", file.read_bytes(), {"title": file.stem, **({"side": top} if top in SIDES else {})}
+    elif name.endswith(".jsonl"):
         for number, line in enumerate(_json_lines(path), 1):
             if number % parts == part % parts and line.strip():
-                fields = _fields(line, path, number)
-                yield f"{path.name}:{number}", fields["text"], {"title": str(fields.get("title") or "")}
-    elif path.suffix == ".txt":
-        for offset, block in blocks(path, part, parts):
-            yield f"{path.name}:{offset}", block, {"title": ""}
+                text, title = _fields(line, path, number, config.text_column)
+                yield f"{name}:{number}", text, {"title": title}
+    elif path.suffix == ".parquet":
+        for number, text, title in rows(path, part, parts, config.text_column):
+            yield f"{name}:{number}", text, {"title": title}
+    elif path.suffix in (".txt", ".xz") and Path(name).suffix in (".txt", ""):
+        for offset, block in blocks(path, part, parts, config.max_line_bytes):
+            yield f"{name}:{offset}", block, {"title": ""}
     else:
-        raise TextError(f"{path} is no folder, .txt, .jsonl or .jsonl.zst file; decompress or convert it first")
+        raise TextError(
+            f"{path} is no folder, .txt, .xz, .jsonl, .jsonl.zst or .parquet file; decompress or convert it"
+        )
 
 
 def _json_lines(path: Path) -> Iterator[bytes]:
     if path.suffix == ".zst":
         yield from documents.lines(path)
     else:
-        with open(path, "rb") as file:
-            yield from file
+        with opened(path) as file:
+            for _, line in lines(file, LARGEST):
+                yield line
 
 
-def _fields(line: bytes, path: Path, number: int) -> dict:
+def _fields(line: bytes, path: Path, number: int, text_column: str) -> tuple[bytes, str]:
+    """Text and title of a line of JSON; bytes of the text that are no UTF-8 are left for `tidy` to count."""
     try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        fields = json.loads(line.decode(errors="surrogateescape"))
+        text = fields.get(text_column) if isinstance(fields, dict) else None
+        raw = text.encode(errors="surrogateescape") if isinstance(text, str) else None
+    except ValueError as error:
         raise TextError(f"{path}: line {number} is no JSON ({error})") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
-        raise TextError(f"{path}: line {number} is no object with a text")
-    return fields
+    if raw is None:
+        raise TextError(f"{path}: line {number} is no object with a {text_column}")
+    return raw, str(fields.get("title") or "").encode(errors="replace").decode()
 
 
-def tidy(text: str | bytes, counts: Counter) -> str:
-    """Text with LF line ends, without empty lines and control characters; what was mended is counted."""
-    if isinstance(text, bytes):
-        decoded = text.decode("utf-8", errors="replace")
-        counts[NO_UTF8] += decoded.count("\ufffd") - text.count("\ufffd".encode())
-        text = decoded.removeprefix("\ufeff")
-    text, removed = CONTROL.subn("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    counts["control characters"] += removed
+def tidy(raw: bytes, counts: Counter, max_line_bytes: int) -> str:
+    """Text with LF line ends, without empty and too long lines and control characters; what was mended is counted."""
+    if len(raw) > max_line_bytes:
+        kept = [line for line in raw.split(b"\n") if len(line) <= max_line_bytes or not line.strip()]
+        counts[LONG_LINES] += raw.count(b"\n") + 1 - len(kept)
+        raw = b"\n".join(kept)
+    decoded = raw.decode(errors="replace")
+    counts[NO_UTF8] += decoded.count("\ufffd") - raw.count("\ufffd".encode())
+    text, removed = CONTROL.subn("", decoded.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
+    counts[CONTROLS] += removed
     lines = (line.strip() for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
-    parser = cli.parser(__doc__, NoKnobs, "import_text")
+    parser = cli.parser(__doc__, ImportText, "import_text")
     parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH", help="files and folders")
     parser.add_argument("--part", type=int, required=True, metavar="N", help="which part to make, from 0")
     parser.add_argument("--parts", type=int, required=True, metavar="N", help="how many parts there are")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="documents (.jsonl.zst)")
-    args, _ = cli.parse(parser, argv)
-    names = Counter(path.name for path in args.input)
+    args, config = cli.parse(parser, argv)
+    names = Counter(map(called, args.input))
     if twice := [name for name, count in names.items() if count > 1]:
         raise TextError(f"two paths are called {twice[0]}, so that ids would clash; rename one")
-    mended, taken, empty, characters = Counter(), 0, 0, 0
+    mended, first, taken, empty, characters = Counter(), {}, 0, 0, 0
     with cli.writing(args.output) as (output,), documents.writing(output) as writer:
         for path in args.input:
-            for name, raw, fields in cli.progress(entries(path, args.part, args.parts), unit=" documents"):
+            for name, raw, fields in cli.progress(entries(path, args.part, args.parts, config), unit=" documents"):
                 taken += 1
-                text = tidy(raw, mended)
+                counts = Counter()
+                text = tidy(raw, counts, config.max_line_bytes)
+                for what in +counts:
+                    first.setdefault(what, name)
+                    if config.strict:
+                        raise TextError(f"{name} has {counts[what]:,} {what}; mend it, or set strict: false")
+                mended += counts
                 characters += len(text)
                 if text:
                     writer.write({"id": name, **fields, "text": text})
@@ -158,6 +260,5 @@ def main(argv: list[str] | None = None) -> None:
             if mended[NO_UTF8] > characters * MOST_NO_UTF8:
                 raise TextError(f"{path} is no UTF-8; convert it, for example with: iconv -f CP932 -t UTF-8")
     for what, count in mended.items():
-        if count:
-            cli.log.info("%s replaced or removed: %s", what, f"{count:,}")
+        cli.log.info("%s replaced or removed: %s, the first in %s", what, f"{count:,}", first[what])
     cli.closing("import_text", f"{taken:,} documents", f"{writer.count:,} documents", {"empty": empty})

@@ -3,11 +3,13 @@
 Rules decide by what stands around a terminal (。！？) or a closing bracket; what stands inside brackets is never cut.
 Where the next word may be a particle that carries the sentence on (「え？」と言った, モーニング娘。の曲), fugashi decides.
 Joining the sentences gives the text back: white space stays with the sentence before it, an empty line becomes a
-paragraph without sentences, and no sentence is dropped or cut for its length.
+paragraph without sentences, and no sentence is dropped or cut for its length. With `words` a document also has the
+length of each word of each sentence, where words are the dictionary's and what it takes for white space between them.
 """
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +54,7 @@ _CONNECTIVE = re.compile(  # made of particles and auxiliaries, yet the beginnin
     "|すれば|すると|な(?:ると|れば))"
 )
 _WINDOW = re.compile(r".{,12}")  # what fugashi sees of the text after a mark
+CALL = 100_000  # characters that fugashi is given at once; several times as many crash it
 
 
 class Splitter:
@@ -152,7 +155,25 @@ def _pairs(text: str, marks: list[int]) -> dict[int, int]:
     return closing
 
 
-def tagger(dictionary: str) -> "GenericTagger":
+def word_lengths(sentence: str, wakati: Callable[[str], str]) -> list[int]:
+    """Length of each word of a sentence, in characters; `wakati` puts spaces between words and drops white space."""
+    lengths = []
+    for begin in range(0, len(sentence), CALL):
+        text = sentence[begin : begin + CALL].replace("\0", " ")  # where a C string ends
+        words = wakati(text).split()
+        found = list(map(len, words))
+        if sum(found) != len(text):
+            found, place = [], 0
+            for word in words:
+                at = text.index(word, place)
+                found += [at - place, len(word)]
+                place = at + len(word)
+            found = [length for length in (*found, len(text) - place) if length]
+        lengths += found
+    return lengths
+
+
+def tagger(dictionary: str, options: str = "") -> "GenericTagger":
     """A fugashi tagger with the dictionary `unidic`, `unidic-lite` or the compiled one in a folder.
 
     Raises:
@@ -170,7 +191,7 @@ def tagger(dictionary: str) -> "GenericTagger":
 
         folder = unidic_lite.DICDIR
     try:
-        return fugashi.GenericTagger(f"-d {shlex.quote(folder)} -r /dev/null")
+        return fugashi.GenericTagger(f"{options} -d {shlex.quote(folder)} -r /dev/null")
     except RuntimeError:  # its message is a page about fugashi
         raise Fault(f"segment.dictionary is {dictionary!r}, but {folder} is no compiled dictionary; {remedy}") from None
 
@@ -182,11 +203,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the documents with paragraphs of sentences instead")
     args, config = cli.parse(parser, argv)
     splitter = Splitter(config.dictionary)
-    sentences = 0
+    wakati = tagger(config.dictionary, "-Owakati").parse if config.words else None
+    count = 0
     with cli.writing(args.output) as (output,), documents.writing(output) as writer:
         for document in cli.progress(documents.read(args.input), unit="documents"):
             paragraphs = splitter.paragraphs(document["text"])
-            sentences += sum(map(len, paragraphs))
+            count += sum(map(len, paragraphs))
             segmented = document | {"text": paragraphs}  # in the place of the text
+            if wakati:
+                segmented["words"] = [[word_lengths(s, wakati) for s in sentences] for sentences in paragraphs]
             writer.write({"paragraphs" if key == "text" else key: value for key, value in segmented.items()})
-    cli.closing("segment", f"{writer.count:,} documents", f"{writer.count:,} documents, {sentences:,} sentences")
+    cli.closing("segment", f"{writer.count:,} documents", f"{writer.count:,} documents, {count:,} sentences")

@@ -1,7 +1,7 @@
 """Assign whole documents to train, valid and test.
 
 The side that a document falls on depends on its id and the salt only, so that the next dump keeps every article it
-shares with this one on the same side.
+shares with this one on the same side. A document that has a `side` already stays on it.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
                 if document["id"] in drop:
                     dropped += 1
                     continue
-                name = side(document["id"], config)
+                name = document.get("side") or side(document["id"], config)
                 writers[name].write(document)
                 text = documents.text(document)
                 counts[name]["documents"] += 1
