@@ -91,50 +91,51 @@ def killed(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def on_slurm(finished, cluster, tmp_path_factory):
-    """The whole workflow by `snakemake --cores 1 --profile slurm`: the workflow, its output and its jobs."""
+    """The data stages by `snakemake data --cores 1 --profile slurm`: the workflow and its jobs."""
     work = finished.elsewhere(tmp_path_factory.mktemp("cluster") / "work")
     workflow = replace(work, options=SQUEUE, environment=cluster.environment)
     before = cluster.jobs().keys()
-    ran = workflow.run(cores=1)
-    return workflow, ran.output, {number: job for number, job in cluster.jobs().items() if number not in before}
+    workflow.run("data", cores=1)
+    return workflow, [job for number, job in cluster.jobs().items() if number not in before]
 
 
-def test_every_stage_runs_on_the_cluster_and_makes_what_it_makes_here(on_slurm, finished):
-    workflow, output, _ = on_slurm
+def asked(jobs: list[dict[str, str]]) -> dict[str, set[tuple]]:
+    """Rule to partition, cores, longest time and GPUs of its jobs."""
+    found = {}
+    for job in jobs:
+        rule = re.match(r"rule_([a-z_]+?)_wildcards", job["Comment"])[1]
+        told = (job["Partition"], job["NumCPUs"], job["TimeLimit"], job.get("TresPerJob", ""))
+        found.setdefault(rule, set()).add(told)
+    return found
+
+
+def test_the_data_stages_make_on_the_cluster_what_they_make_here(on_slurm, finished):
+    workflow, _ = on_slurm
     made = workflow.files(*DATA)
     assert len(made) > 30
     assert made == finished.files(*DATA)
-    assert len(list((workflow.work / "results/export").glob("*/model.safetensors"))) == 2
-    assert "22 of 22 steps (100%) done" in output
 
 
 def test_moving_to_a_cluster_makes_nothing_stale(on_slurm, finished):
-    workflow, _, _ = on_slurm
-    assert workflow.stale() == set()
-    assert replace(workflow, options=(), environment={}).stale() == set()
+    workflow, _ = on_slurm
+    assert workflow.stale("data") == set()
+    assert replace(workflow, options=(), environment={}).stale("data") == set()
     assert replace(finished, options=SQUEUE, environment=workflow.environment).stale() == set()
 
 
 def test_jobs_ask_for_what_the_profile_says_whatever_the_cores_of_the_head_are(on_slurm):
-    _, _, jobs = on_slurm
-    asked = {}
-    for job in jobs.values():
-        rule = re.match(r"rule_([a-z_]+?)_wildcards", job["Comment"])[1]
-        asked.setdefault(rule, set()).add(
-            (job["Partition"], job["NumCPUs"], job["TimeLimit"], job.get("TresPerJob", ""))
-        )
-    assert asked["extract"] == {("cpu", "1", "04:00:00", "")}
-    assert asked["shard"] == {("cpu", "4", "01:00:00", "")}
-    assert asked["train_tokenizer"] == {("cpu", "2", "06:00:00", "")}  # as many as num_threads
-    assert asked["pretrain"] == {("gpu", "8", "1-00:00:00", "gres:gpu:1")}
-    assert asked["evaluate"] == {("gpu", "4", "02:00:00", "gres:gpu:1")}
-    assert not {"download", "split_summary"} & asked.keys()
+    _, jobs = on_slurm
+    told = asked(jobs)
+    assert told["extract"] == {("cpu", "1", "04:00:00", "")}
+    assert told["shard"] == {("cpu", "4", "01:00:00", "")}
+    assert told["train_tokenizer"] == {("cpu", "2", "06:00:00", "")}  # as many as num_threads
+    assert not {"download", "split_summary"} & told.keys()
 
 
 @pytest.mark.parametrize("rule", ["extract", "split", "shard"])  # whose parts become ready together
 def test_parts_are_one_job_array(on_slurm, rule):
-    _, _, jobs = on_slurm
-    parts = [job for job in jobs.values() if job["Comment"].startswith(f"rule_{rule}_wildcards")]
+    _, jobs = on_slurm
+    parts = [job for job in jobs if job["Comment"].startswith(f"rule_{rule}_wildcards")]
     assert sorted(job["ArrayTaskId"] for job in parts) == ["1", "2"]
     assert len({job["ArrayJobId"] for job in parts}) == 1
 
@@ -258,6 +259,7 @@ def test_what_a_job_made_without_its_head_is_made_again(slurm, cluster):
     assert workflow.stale("results/extract/jawiki-20261001/000.jsonl.zst") == {"extract"}
 
 
+@pytest.mark.slow
 def test_living_jobs_can_be_cancelled_and_their_training_goes_on_in_the_next_start(slurm, finished, cluster):
     workflow = slurm(finished.moved("cancelled"))
     process = workflow.started(MODEL, "--config", LONG, wait=False)
@@ -372,6 +374,11 @@ def test_the_shipped_profile_works_with_accounting_as_sites_have_it(finished, tm
         ran = workflow.run(cores=1)
         assert "22 of 22 steps (100%) done" in ran.output
         assert workflow.files(*DATA) == finished.files(*DATA)
+        assert len(list((workflow.work / "results/export").glob("*/model.safetensors"))) == 2
+        assert workflow.stale() == set()
+        told = asked(list(cluster.jobs().values()))
+        assert told["pretrain"] == {("gpu", "8", "1-00:00:00", "gres:gpu:1")}
+        assert told["evaluate"] == {("gpu", "4", "02:00:00", "gres:gpu:1")}
         states = cluster.call("sacct", "-X", "-n", "-P", "-o", "State,Account").splitlines()
         assert len(states) > 15
         assert set(states) == {"COMPLETED|lab"}

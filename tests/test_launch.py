@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from tiny import log_of, wait_for
 
 from jalm import slurm
 from jalm.commands import launch
@@ -34,22 +35,7 @@ def train(tiny, config, folder, processes: int) -> list[dict]:
     process = start(tiny, config, folder, processes)
     _, printed = process.communicate(timeout=120)
     assert process.returncode == 0, printed
-    return log_of(folder)
-
-
-def log_of(folder) -> list[dict]:
-    """Lines of a finished training's log but for the speed."""
-    lines = (folder / "output" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "tokens_per_second"} for line in lines]
-
-
-def wait_for(lines: int, folder, process: subprocess.Popen) -> None:
-    """Return as soon as a training has written so many lines of its log."""
-    deadline = time.monotonic() + 120
-    while sum(path.read_bytes().count(b"\n") for path in folder.glob("states/*/log.jsonl")) < lines:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    return log_of(folder / "output")
 
 
 def ranks(process: subprocess.Popen) -> list[int]:

@@ -4,11 +4,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
+from tiny import log_of, wait_for
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from jalm.config import Pretrain
@@ -44,12 +44,6 @@ SETTINGS = {
     "mlm_probability": 0.3,
     "seed": 42,
 }
-
-
-def log_of(folder) -> list[dict]:
-    """Lines of log.jsonl but for the speed."""
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
 
 
 def losses_of(folder) -> list[float]:
@@ -223,15 +217,6 @@ def start(tiny, config, folder) -> subprocess.Popen:
     """The stage as a process of its own."""
     command = [sys.executable, "-m", "jalm", "pretrain", *tiny.training(config, folder)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(lines: int, folder, process: subprocess.Popen) -> None:
-    """Return as soon as the process has written so many lines of its log."""
-    deadline = time.monotonic() + 120
-    while sum(path.read_bytes().count(b"\n") for path in folder.glob("states/*/log.jsonl")) < lines:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "roberta"])

@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import signal
+import subprocess
+import time
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +24,21 @@ DIFFICULT = [  # paragraphs that break tokenizers
     "あ" * 3000 + "w" * 3000,
     "0\0と\t制御文字\u200b\ufeff\u202e、未割り当て\U000e0fff、私用\ue000",
 ]
+
+
+def log_of(folder: Path) -> list[dict]:
+    """Lines of the log.jsonl of a model or state, but for the speed."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
+
+
+def wait_for(lines: int, folder: Path, process: subprocess.Popen) -> None:
+    """Return as soon as a training with its states in `folder` has written so many lines of its log."""
+    deadline = time.monotonic() + 120
+    while sum(path.read_bytes().count(b"\n") for path in folder.glob("states/*/log.jsonl")) < lines:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 class Tiny:
