@@ -5,6 +5,7 @@ with a `text` field, a folder one document in each of its .txt files. A document
 in it (the byte it begins at, or the line), so that ids do not depend on the number of parts.
 """
 
+import json
 import os
 import re
 from collections import Counter
@@ -140,6 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--part", type=int, required=True, metavar="N", help="which part to make, from 0")
     parser.add_argument("--parts", type=int, required=True, metavar="N", help="how many parts there are")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="documents (.jsonl.zst)")
+    parser.add_argument("--counts", type=Path, metavar="FILE", help="what came in, and why the rest went (.json)")
     args, _ = cli.parse(parser, argv)
     names = Counter(path.name for path in args.input)
     if twice := [name for name, count in names.items() if count > 1]:
@@ -160,4 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     for what, count in mended.items():
         if count:
             cli.log.info("%s replaced or removed: %s", what, f"{count:,}")
+    if args.counts:
+        with cli.writing(args.counts) as (path,):
+            counts = {"in": taken, "out": writer.count, "dropped": {"empty": empty}}
+            path.write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     cli.closing("import_text", f"{taken:,} documents", f"{writer.count:,} documents", {"empty": empty})
