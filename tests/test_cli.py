@@ -139,17 +139,23 @@ def test_an_unknown_stage_is_refused_with_the_known_ones():
         cli.run(["spilt"])
 
 
+def summary_of(counts):
+    """Command that adds up one file of counts."""
+    files = dict.fromkeys(("intake", "filter", "dedup", "split"), counts)
+    files |= {name: counts.with_name(name) for name in ("output", "account", "table")}
+    return ["split_summary", "--name=猫", *(f"--{name}={path}" for name, path in files.items())]
+
+
 def test_a_missing_file_is_named_with_its_stage(tmp_path):
-    words = ["--input", str(tmp_path / "無.json"), "--output", str(tmp_path / "summary.json")]
     with pytest.raises(SystemExit, match=r"^split_summary: No such file or directory: .*無\.json$"):
-        cli.run(["split_summary", *words])
+        cli.run(summary_of(tmp_path / "無.json"))
 
 
 def test_a_fault_is_one_line_on_stderr_and_exit_status_1(tmp_path):
     path = tmp_path / "000.json"
-    path.write_text(json.dumps({side: {"documents": 3 * (side == "train")} for side in config.SIDES}), encoding="utf-8")
-    words = ["split_summary", "--input", path, "--output", tmp_path / "summary.json"]
-    told = subprocess.run([sys.executable, "-m", "jalm", *words], capture_output=True, text=True)
+    sides = {side: {"documents": 3 * (side == "train")} for side in config.SIDES}
+    path.write_text(json.dumps({"out": sides}), encoding="utf-8")
+    told = subprocess.run([sys.executable, "-m", "jalm", *summary_of(path)], capture_output=True, text=True)
     assert told.returncode == 1
     assert told.stdout == ""
     (line,) = told.stderr.splitlines()

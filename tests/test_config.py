@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from jalm.config import Activation, ConfigError, UnknownDate, flags, load, merge
+from jalm.config import PRESETS, Activation, ConfigError, UnknownDate, flags, load, merge
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,6 +126,52 @@ def test_what_is_on_top_counts():
     assert loaded("filter: {min_characters: 5}", "filter: {min_characters: 7}").filter.min_characters == 7
 
 
+# ---- filters
+
+
+WEB = yaml.safe_load((PRESETS / "filter" / "web.yaml").read_text(encoding="utf-8"))
+
+
+def test_a_corpus_without_rules_of_its_own_has_the_common_ones():
+    config = loaded("filter: {preset: web, min_characters: 7}")
+    made = config.filtering("jawiki").model_dump()
+    assert {key: made[key] for key in WEB} == WEB | {"min_characters": 7}
+
+
+def test_rules_of_one_corpus_lie_on_top_of_the_common_ones_and_leave_the_others_alone():
+    config = loaded("filter: {preset: web, min_characters: 7}", "corpora: {jawiki: {filter: {min_kana: 0.5}}}")
+    jawiki, cc100 = (config.filtering(name) for name in ("jawiki", "cc100"))
+    assert (jawiki.min_kana, jawiki.min_characters, jawiki.min_letters) == (0.5, 7, WEB["min_letters"])
+    assert cc100 == loaded("filter: {preset: web, min_characters: 7}").filtering("cc100")
+
+
+def test_a_preset_of_its_own_takes_the_place_of_the_common_rules():
+    config = loaded("filter: {preset: wikipedia, min_characters: 7}", "corpora: {cc100: {filter: {preset: web}}}")
+    made = config.filtering("cc100").model_dump()
+    assert {key: made[key] for key in WEB} == WEB
+    assert config.filtering("jawiki").min_characters == 7
+
+
+@pytest.mark.parametrize("keys", ["filter", "corpora.jawiki.filter"])
+def test_a_filter_preset_that_is_none_is_met_with_all(keys):
+    *outer, _ = keys.split(".")
+    text = "filter: {preset: webb}"
+    for key in reversed(outer):
+        text = f"{key}: {{{text}}}"
+    assert mistakes(text) == [f"my.yaml: {keys}.preset is 'webb', which is not one of: web, wikipedia"]
+
+
+def test_what_signs_the_documents_is_told_to_filter_and_what_compares_them_is_not():
+    before, signing, comparing = (loaded(text) for text in ("{}", "dedup: {num_perm: 256}", "dedup: {bands: 8}"))
+    assert flags(before.filtering("jawiki")) != flags(signing.filtering("jawiki"))
+    assert flags(before.filtering("jawiki")) == flags(comparing.filtering("jawiki"))
+    assert flags(before.deduplication()) != flags(comparing.deduplication())
+
+
+def test_bands_that_do_not_divide_the_signature_are_refused():
+    assert mistakes("dedup: {bands: 9}") == ["my.yaml: dedup: num_perm 128 is no multiple of bands 9"]
+
+
 # ---- mistakes, each with its place
 
 
@@ -135,6 +181,7 @@ def test_what_is_on_top_counts():
         ("dumpdate: 5", "dumpdate is not a known key; did you mean dump_date?"),
         ("filter: {min_charakters: 5}", "filter.min_charakters is not a known key; did you mean min_characters?"),
         ("corpora: {jawiki: {licence: MIT}}", "corpora.jawiki.licence is not a known key; did you mean license?"),
+        ("corpora: {jawiki: {filter: {min_kanas: 0.5}}}", "corpora.jawiki.filter.min_kanas is not a known key; did you mean min_kana?"),
         ("corpora: {cc100: {path: x}}", "corpora.cc100.path is not a known key; did you mean paths?"),
         ("tokenizers: {unigram-8k: {vocabsize: 5}}", "tokenizers.unigram-8k.vocabsize is not a known key; did you mean vocab_size?"),
         ("models: {gpt2-small: {max_step: 5}}", "models.gpt2-small.max_step is not a known key; did you mean max_steps?"),
@@ -147,7 +194,9 @@ def test_a_misspelt_key_is_met_with_the_right_one(text, message):
 
 
 def test_a_key_like_no_other_is_met_with_all():
-    assert mistakes("dedup: {近似: true}") == ["my.yaml: dedup.近似 is not a known key; known are: exact"]
+    assert mistakes("evaluate: {困惑度: true}") == [
+        "my.yaml: evaluate.困惑度 is not a known key; known are: mlm_probability, batch_size"
+    ]
 
 
 @pytest.mark.parametrize(

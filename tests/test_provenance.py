@@ -163,8 +163,8 @@ def test_modules_that_import_each_other_end(package):
 
 
 def test_the_stages_of_this_package_run_what_they_import():
-    assert provenance.closure("stages.dedup") == ("formats.documents", "stages.dedup")
-    assert provenance.closure("stages.split_summary") == ("stages.split_summary",)
+    assert provenance.closure("stages.dedup") == ("formats.documents", "formats.sides", "stages.dedup")
+    assert provenance.closure("stages.segment") == ("formats.documents", "stages.segment")
 
 
 # ---- recipes

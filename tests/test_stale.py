@@ -50,6 +50,9 @@ def test_touching_or_commenting_any_source_file_makes_nothing_stale(finished):
         ("stages/segment", from_("segment")),
         ("formats/documents", from_("extract")),
         ("stages/filter", from_("filter")),
+        ("formats/signatures", from_("filter")),
+        ("formats/accounts", from_("filter")),
+        ("formats/sides", from_("dedup")),
         ("stages/dedup", from_("dedup")),
         ("stages/split", from_("split")),
         ("stages/split_summary", from_("split_summary")),
@@ -97,8 +100,12 @@ def test_the_template_table_is_an_input_of_extract(finished):
         ("segment={dictionary: unidic}", from_("segment")),
         ("segment={words: true}", from_("segment")),
         ("filter={min_characters: 200}", from_("filter")),
+        ("filter={preset: web}", from_("filter")),
+        ("corpora={jawiki: {filter: {min_kana: 0.1}}}", from_("filter")),
         ("dedup={exact: false}", from_("dedup")),
-        ("split={salt: other}", from_("split")),
+        ("dedup={threshold: 0.9}", from_("dedup")),
+        ("dedup={ngram: 6}", from_("filter")),
+        ("split={salt: other}", from_("dedup")),  # train gives way to valid and test
         ("tokenizers={unigram-4k: {vocab_size: 3900}}", TOKENS | MODEL),
         ("tokenizers={unigram-4k: {num_threads: 1}}", TOKENS | MODEL),
         ("models={gpt2-tiny: {max_steps: 7}, roberta-tiny: {seed: 7}}", MODEL),
@@ -176,6 +183,15 @@ def test_a_new_corpus_leaves_the_others_alone_but_for_models_that_read_it(finish
     ran = finished.run("--dry-run", "--config", corpus)
     assert ran.rules == {"import_text", "segment", "filter", "dedup", "split", "split_summary"}
     assert all("/memo/" in output for _, output in ran.jobs)
+
+
+def test_rules_of_its_own_for_one_corpus_leave_the_others_alone(finished):
+    (finished.work / "memo.txt").write_text("一つ目の文書。\n\n二つ目の文書。\n", encoding="utf-8")
+    for own in ("{preset: web}", "{min_characters: 5}"):
+        corpus = f"{{source: text, paths: [memo.txt], parts: 1, license: CC0-1.0, filter: {own}}}"
+        ran = finished.run("--dry-run", "--config", f"corpora={{memo: {corpus}}}")
+        assert ran.rules == {"import_text", "segment", "filter", "dedup", "split", "split_summary"}
+        assert all("/memo/" in output for _, output in ran.jobs)
 
 
 def test_a_new_date_of_the_wiki_leaves_local_text_alone(finished):

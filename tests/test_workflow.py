@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import time
@@ -70,8 +71,11 @@ def test_an_exported_folder_loads_by_its_path_alone(finished):
 
 def test_a_text_corpus_beside_the_wiki_goes_the_same_way(finished, tmp_path):
     other = finished.elsewhere(tmp_path / "text")
-    text = [f"これは{n}番目の文書である。「なるほど。」と彼は言った。{'文' * n}。" for n in range(1, 200)]
+    words = ["猫", "犬", "山へ登る", "川", "「なるほど。」と言った", "本を読んだ", "寝た", "雨が降る", "東京", "古い駅"]
+    draw = random.Random(1)
+    text = [f"{n}番目。" + "、".join(draw.choices(words, k=20)) + "。" for n in range(1, 200)]
     text.append(text[0].replace("1", "１"))  # the same but for its width
+    text.append(text[1].replace("2番目", "二番目"))  # nearly the same
     (other.work / "memo.txt").write_text("\n\n".join(text), encoding="utf-8")
     corpus = "{source: text, paths: [memo.txt], parts: 3, license: CC0-1.0}"
     options = [
@@ -80,11 +84,18 @@ def test_a_text_corpus_beside_the_wiki_goes_the_same_way(finished, tmp_path):
         "filter={min_characters: 10}",
     ]
     other.run("corpus", "--config", *options, "models={gpt2-tiny: null, roberta-tiny: null}")
-    assert len(documents_of(other, "import_text", "memo")) == 200
+    assert len(documents_of(other, "import_text", "memo")) == 201
     dropped = list(documents.read(other.work / "results" / "dedup" / "memo" / "drop.jsonl.zst"))
-    assert len(dropped) == 1
-    summary = json.loads((other.work / "results" / "split" / "memo" / "summary.json").read_text())
+    assert sorted(entry["reason"].split()[0] for entry in dropped) == ["equal", "near"]
+    folder = other.work / "results" / "split" / "memo"
+    summary = json.loads((folder / "summary.json").read_text())
     assert sum(side["documents"] for side in summary.values()) == 199
+    account = json.loads((folder / "account.json").read_text())
+    assert account["intake"] == {"in": 201, "out": 201, "dropped": {"empty": 0}}
+    assert account["filter"]["out"]["documents"] == 201
+    assert account["split"]["out"] == summary
+    assert account["dedup"]["contamination"]["after"] == {"train": 0, "valid": 0}
+    assert (folder / "account.md").read_text().startswith("# memo\n")
 
 
 # ---- mistakes

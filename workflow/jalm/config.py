@@ -23,6 +23,15 @@ from jalm import Fault
 PRESETS = Path(__file__).parents[1] / "presets"
 NAME = r"^[A-Za-z][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*$"  # of corpora, tokenizers, models: they appear in paths
 SIDES = ("train", "valid", "test")
+HojiChar = Literal[  # those that judge a text; the others rewrite it, or need a dictionary
+    "AcceptJapanese",
+    "DiscardAds",
+    "DiscardAdultContentJa",
+    "DiscardBBSComments",
+    "DiscardDiscriminationContentJa",
+    "DiscardRareKuten",
+    "DiscardViolenceContentJa",
+]
 
 
 class ConfigError(Fault):
@@ -117,23 +126,55 @@ class Segment(Section):
 
 
 class Filter(Section):
-    """Which documents are good enough."""
+    """Which documents are good enough; shares are of characters unless they say otherwise."""
 
     min_characters: Annotated[int, knob("shorter documents are dropped (characters)", ge=0)] = 100
     max_characters: Annotated[int, knob("longer documents are dropped (characters)", ge=1)] = 1_000_000
+    dup_line_frac: Annotated[float, knob("most share of the lines that repeat an earlier one", ge=0, le=1)] = 1.0
+    char_duplicates_ratio: Annotated[float, knob("most share of the text in repeated lines", ge=0, le=1)] = 1.0
+    line_punct_thr: Annotated[float, knob("least share of the lines that end as sentences do", ge=0, le=1)] = 0.0
+    new_line_ratio: Annotated[float, knob("most line ends a character", ge=0, le=1)] = 1.0
+    min_letters: Annotated[float, knob("least share of letters: kana, kanji, Latin, ...", ge=0, le=1)] = 0.0
+    min_kana: Annotated[float, knob("least share of kana", ge=0, le=1)] = 0.0
+    min_compression_ratio: Annotated[float, knob("least size by zstandard, as share of the bytes", ge=0)] = 0.0
+    max_compression_ratio: Annotated[float, knob("most size by zstandard, as share of the bytes", ge=0)] = 100.0
+    hojichar: Annotated[list[HojiChar], knob("HojiChar's filters to apply too, by name")] = []
 
     @model_validator(mode="after")
     def bounds_leave_something(self) -> "Filter":
         """Refuse bounds that no document is between."""
-        if self.min_characters > self.max_characters:
-            raise ValueError(f"min_characters {self.min_characters} is more than max_characters {self.max_characters}")
+        for what in ("characters", "compression_ratio"):
+            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if least > most:
+                raise ValueError(f"min_{what} {least} is more than max_{what} {most}")
         return self
 
 
-class Dedup(Section):
+class Signature(Section):
+    """How documents are signed for the search for duplicates."""
+
+    ngram: Annotated[int, knob("characters of the pieces that similar texts share", ge=1, le=100)] = 5
+    num_perm: Annotated[int, knob("numbers of a MinHash; more tell similarity more exactly", ge=1, le=4096)] = 128
+
+
+class Filtering(Filter, Signature):
+    """What the filter stage is told."""
+
+
+class Dedup(Signature):
     """Which documents count as the same."""
 
-    exact: Annotated[bool, knob("drop documents equal to an earlier one after normalisation")] = True
+    exact: Annotated[bool, knob("drop documents equal to another after normalisation")] = True
+    near: Annotated[bool, knob("drop documents similar to another")] = True
+    threshold: Annotated[float, knob("similarity (Jaccard of the n-grams, by MinHash) from which on", gt=0, le=1)] = 0.8
+    bands: Annotated[int, knob("bands of the MinHash; only texts that share one are compared", ge=1)] = 16
+
+    @model_validator(mode="after")
+    def bands_divide(self) -> "Dedup":
+        """Refuse bands of unequal height."""
+        if self.num_perm % self.bands:
+            raise ValueError(f"num_perm {self.num_perm} is no multiple of bands {self.bands}")
+        return self
 
 
 class Split(Section):
@@ -144,12 +185,17 @@ class Split(Section):
     salt: Annotated[str, knob("another salt draws other articles")] = "jalm"
 
 
+class Deduplication(Dedup, Split):
+    """What the dedup stage is told: the sides too, because train gives way to valid and test."""
+
+
 class Corpus(Section):
     """What every kind of corpus has."""
 
     parts: Annotated[int, knob("pieces that the corpus is worked on in, each a job", ge=1, le=100)] = 32
     license: Annotated[str, knob("SPDX name of the licence, for the model card")]
     attribution: Annotated[str, knob("whom the licence wants named, for the model card")] = ""
+    filter: Annotated[Filter | None, knob("rules of its own on top of the common ones, or a preset of its own")] = None
 
 
 class MediaWiki(Corpus, Mirror):
@@ -434,6 +480,16 @@ class Config(Section):
         mirror = {name: getattr(self.corpora[corpus], name) for name in Mirror.model_fields}
         return Download(date=self.dump_date, contact=self.contact, **mirror)
 
+    def filtering(self, corpus: str) -> Filtering:
+        """What the filter stage is told for one corpus."""
+        rules = self.corpora[corpus].filter or self.filter
+        signature = {name: getattr(self.dedup, name) for name in Signature.model_fields}
+        return Filtering(**dict(rules), **signature)
+
+    def deduplication(self) -> Deduplication:
+        """What the dedup stage is told."""
+        return Deduplication(**dict(self.dedup), **dict(self.split))
+
     def export(self, model: str) -> Export:
         """What the export stage is told for one model."""
         data = [
@@ -481,12 +537,15 @@ def load(values: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]] | N
     for group in ("corpora", "tokenizers", "models"):
         if isinstance(values.get(group), Mapping):
             values[group] = {str(name): entry for name, entry in values[group].items() if entry is not None}
-    models = values.get("models")
+    models, corpora, rules = (values.get(group) for group in ("models", "corpora", "filter"))
     if isinstance(models, Mapping):
         values["models"] = {
-            name: _with_preset(entry, f"{_place(('models', name, 'preset'), sources)}: models.{name}")
-            for name, entry in models.items()
+            name: _with_preset(entry, PRESETS, ("models", name), sources) for name, entry in models.items()
         }
+    if isinstance(corpora, Mapping):
+        values["corpora"] = {name: _with_filter(entry, rules, name, sources) for name, entry in corpora.items()}
+    if rules is not None:
+        values["filter"] = _with_preset(rules, PRESETS / "filter", ("filter",), sources)
     try:
         return Config(**values)
     except ValidationError as error:
@@ -502,20 +561,31 @@ def _with_nulls(value: Any) -> Any:
     return None if value == "null" else value
 
 
-def _with_preset(entry: Any, where: str) -> Any:
-    """A model's entry on top of its preset, without the corpora that it sets to null."""
+def _with_preset(entry: Any, folder: Path, keys: tuple[str, ...], sources: Mapping[str, Mapping[str, Any]]) -> Any:
+    """An entry on top of its preset, without the corpora that it sets to null."""
     if not isinstance(entry, Mapping):
         return entry
     entry = dict(entry)
     if "preset" in entry:
         name = entry.pop("preset")
-        presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+        presets = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
         if not isinstance(name, str) or name not in presets:
+            where = f"{_place((*keys, 'preset'), sources)}: {'.'.join(keys)}"
             raise ConfigError(f"{where}.preset is {name!r}, which is not one of: {', '.join(presets)}")
         entry = merge(yaml.safe_load(presets[name].read_text(encoding="utf-8")), entry)
     if isinstance(entry.get("corpora"), Mapping):
         entry["corpora"] = {corpus: weight for corpus, weight in entry["corpora"].items() if weight is not None}
     return entry
+
+
+def _with_filter(entry: Any, common: Any, name: str, sources: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A corpus with its own filter spelt out: on top of its own preset, else on top of the common rules."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("filter"), Mapping):
+        return entry
+    own = entry["filter"]
+    if "preset" not in own and isinstance(common, Mapping):
+        own = merge(common, own)
+    return {**entry, "filter": _with_preset(own, PRESETS / "filter", ("corpora", name, "filter"), sources)}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -576,7 +646,7 @@ def _section_at(loc: tuple) -> type[Section]:
     if len(loc) == 1:
         return Config
     if loc[0] == "corpora":
-        return {"mediawiki": MediaWiki, "text": Text}[loc[2]]
+        return Filter if loc[3] == "filter" else {"mediawiki": MediaWiki, "text": Text}[loc[2]]
     if loc[0] == "models":
         return Generation if "generation" in loc else Model
     return Tokenizer if loc[0] == "tokenizers" else Config.model_fields[loc[0]].annotation

@@ -106,10 +106,24 @@ def of_parts(pattern, corpus):
     return expand(pattern, corpus=corpus, part=parts(corpus))
 
 
+def intake(corpus):
+    """Stage that a corpus comes in by: cleaned from a dump, or imported from local text."""
+    return "extract" if isinstance(CORPORA[corpus], MediaWiki) else "import_text"
+
+
 def raw_documents(wildcards):
-    """Documents of one part as they come in: cleaned from a dump, or imported from local text."""
-    stage = "extract" if isinstance(CORPORA[wildcards.corpus], MediaWiki) else "import_text"
-    return f"results/{stage}/{wildcards.corpus}/{wildcards.part}.jsonl.zst"
+    """Documents of one part as they come in."""
+    return f"results/{intake(wildcards.corpus)}/{wildcards.corpus}/{wildcards.part}.jsonl.zst"
+
+
+def intake_counts(wildcards):
+    """Counts of the parts of a corpus as they came in."""
+    return of_parts(f"results/{intake(wildcards.corpus)}/{{corpus}}/counts/{{part}}.json", wildcards.corpus)
+
+
+def filter_counts(wildcards):
+    """Counts of the parts of a corpus in filter."""
+    return of_parts("results/filter/{corpus}/counts/{part}.json", wildcards.corpus)
 
 
 def signatures(wildcards):
@@ -127,7 +141,7 @@ def earlier_signatures(wildcards):
 
 
 def split_counts(wildcards):
-    """Counts of the parts of a corpus."""
+    """Counts of the parts of a corpus in split."""
     return of_parts("results/split/{corpus}/counts/{part}.json", wildcards.corpus)
 
 
@@ -264,6 +278,11 @@ def import_flags(wildcards):
     return flags(CORPORA[wildcards.corpus], ImportText)
 
 
+def filter_flags(wildcards):
+    """Rules of a corpus, and how it is signed."""
+    return flags(cfg.filtering(CORPUS_NAMES[wildcards.corpus]))
+
+
 def train_tokenizer_flags(wildcards):
     """Knobs of a tokenizer."""
     return flags(TOKENIZERS[wildcards.tokenizer], TrainTokenizer)
@@ -303,6 +322,7 @@ def corpus_files():
             first = "results/extract/{corpus}/{part}.jsonl.zst"
         files += of_parts([first, *per_part], corpus)
         files += [f"results/dedup/{corpus}/drop.jsonl.zst", f"results/split/{corpus}/summary.json"]
+        files += [f"results/split/{corpus}/account.json", f"results/split/{corpus}/account.md"]
     return files
 
 

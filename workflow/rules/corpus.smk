@@ -31,7 +31,8 @@ rule extract:
         index="resources/{corpus}/blocks.tsv",
         templates=TEMPLATES,
     output:
-        "results/extract/{corpus}/{part}.jsonl.zst",
+        documents="results/extract/{corpus}/{part}.jsonl.zst",
+        counts="results/extract/{corpus}/counts/{part}.json",
     log:
         "logs/extract/{corpus}/{part}.log",
     benchmark:
@@ -50,7 +51,8 @@ rule extract:
         code=code("extract"),
     shell:
         "python -m jalm extract {params.flags} {resources.options} {params.part} --dump {input.dump:q}"
-        " --index {input.index:q} --templates {input.templates:q} --output {output:q} &> {log:q}"
+        " --index {input.index:q} --templates {input.templates:q} --output {output.documents:q}"
+        " --counts {output.counts:q} &> {log:q}"
 
 
 rule import_text:
@@ -58,7 +60,8 @@ rule import_text:
     input:
         import_files,
     output:
-        "results/import_text/{corpus}/{part}.jsonl.zst",
+        documents="results/import_text/{corpus}/{part}.jsonl.zst",
+        counts="results/import_text/{corpus}/counts/{part}.json",
     log:
         "logs/import_text/{corpus}/{part}.log",
     benchmark:
@@ -77,7 +80,7 @@ rule import_text:
         code=code("import_text"),
     shell:
         "python -m jalm import_text {params.flags} {params.part}"
-        " --input {params.paths} --output {output:q} &> {log:q}"
+        " --input {params.paths} --output {output.documents:q} --counts {output.counts:q} &> {log:q}"
 
 
 rule segment:
@@ -112,6 +115,7 @@ rule filter:
         kept="results/filter/{corpus}/{part}.jsonl.zst",
         dropped="results/filter/{corpus}/dropped/{part}.jsonl.zst",
         signatures="results/filter/{corpus}/signatures/{part}.jsonl.zst",
+        counts="results/filter/{corpus}/counts/{part}.json",
     log:
         "logs/filter/{corpus}/{part}.log",
     benchmark:
@@ -122,20 +126,21 @@ rule filter:
         mem_mb=growing(1000),
         runtime=growing(120),
     params:
-        flags=flags(cfg.filter),
+        flags=filter_flags,
         code=code("filter"),
     shell:
         "python -m jalm filter {params.flags} --input {input:q} --output {output.kept:q}"
-        " --dropped {output.dropped:q} --signatures {output.signatures:q} &> {log:q}"
+        " --dropped {output.dropped:q} --signatures {output.signatures:q} --counts {output.counts:q} &> {log:q}"
 
 
 rule dedup:
-    """Find the documents that repeat an earlier one, of the same corpus or of one before it."""
+    """Find the documents that repeat another, of the same corpus or of one before it."""
     input:
         own=signatures,
         earlier=earlier_signatures,
     output:
-        "results/dedup/{corpus}/drop.jsonl.zst",
+        drop="results/dedup/{corpus}/drop.jsonl.zst",
+        counts="results/dedup/{corpus}/counts.json",
     log:
         "logs/dedup/{corpus}.log",
     benchmark:
@@ -146,11 +151,12 @@ rule dedup:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        flags=flags(cfg.dedup),
+        flags=flags(cfg.deduplication()),
         code=code("dedup"),
     shell:
         "python -m jalm dedup {params.flags}"
-        " --input {input.own:q} --earlier {input.earlier:q} --output {output:q} &> {log:q}"
+        " --input {input.own:q} --earlier {input.earlier:q}"
+        " --output {output.drop:q} --counts {output.counts:q} &> {log:q}"
 
 
 rule split:
@@ -181,11 +187,16 @@ rule split:
 
 
 rule split_summary:
-    """Add up what fell on each side of a corpus, and refuse an empty side."""
+    """Add up what fell on each side of a corpus, refuse an empty side, and give account of all stages."""
     input:
-        split_counts,
+        intake=intake_counts,
+        filter=filter_counts,
+        dedup="results/dedup/{corpus}/counts.json",
+        split=split_counts,
     output:
-        "results/split/{corpus}/summary.json",
+        summary="results/split/{corpus}/summary.json",
+        account="results/split/{corpus}/account.json",
+        table="results/split/{corpus}/account.md",
     log:
         "logs/split_summary/{corpus}.log",
     benchmark:
@@ -199,4 +210,6 @@ rule split_summary:
         flags=flags(NoKnobs()),
         code=code("split_summary"),
     shell:
-        "python -m jalm split_summary {params.flags} --input {input:q} --output {output:q} &> {log:q}"
+        "python -m jalm split_summary {params.flags} --name {wildcards.corpus:q} --intake {input.intake:q}"
+        " --filter {input.filter:q} --dedup {input.dedup:q} --split {input.split:q} --output {output.summary:q}"
+        " --account {output.account:q} --table {output.table:q} &> {log:q}"

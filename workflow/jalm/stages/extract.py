@@ -7,6 +7,7 @@ on what is truncated and skips what it cannot read. What it gives back is counte
 
 import hashlib
 import importlib.util
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -267,6 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--part", type=int, required=True, metavar="N", help="which part to make, from 0")
     parser.add_argument("--parts", type=int, required=True, metavar="N", help="how many parts there are")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the documents (.jsonl.zst)")
+    parser.add_argument("--counts", type=Path, metavar="FILE", help="what came in, and why the rest went (.json)")
     args, config = cli.parse(parser, argv)
     if not 0 <= args.part < args.parts:
         parser.error(f"--part {args.part} is not one of 0 to {args.parts - 1}")
@@ -285,4 +287,8 @@ def main(argv: list[str] | None = None) -> None:
                     writer.write(document | {"title": article.title, "text": text})
                 else:
                     dropped["failed articles" if raw is None else "empty articles"] += 1
+    if args.counts:
+        with cli.writing(args.counts) as (path,):
+            counts = {"in": writer.count + dropped.total(), "out": writer.count, "dropped": dropped}
+            path.write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     cli.closing("extract", f"{writer.count + dropped.total():,} pages", f"{writer.count:,} documents", dropped)

@@ -236,6 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--part", type=int, required=True, metavar="N", help="which part to make, from 0")
     parser.add_argument("--parts", type=int, required=True, metavar="N", help="how many parts there are")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="documents (.jsonl.zst)")
+    parser.add_argument("--counts", type=Path, metavar="FILE", help="what came in, and why the rest went (.json)")
     args, config = cli.parse(parser, argv)
     names = Counter(map(called, args.input))
     if twice := [name for name, count in names.items() if count > 1]:
@@ -261,4 +262,8 @@ def main(argv: list[str] | None = None) -> None:
                 raise TextError(f"{path} is no UTF-8; convert it, for example with: iconv -f CP932 -t UTF-8")
     for what, count in mended.items():
         cli.log.info("%s replaced or removed: %s, the first in %s", what, f"{count:,}", first[what])
+    if args.counts:
+        with cli.writing(args.counts) as (path,):
+            counts = {"in": taken, "out": writer.count, "dropped": {"empty": empty}}
+            path.write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     cli.closing("import_text", f"{taken:,} documents", f"{writer.count:,} documents", {"empty": empty})

@@ -1,43 +1,60 @@
-"""Add up what fell on each side of a corpus; an empty side is an error before anything is trained on it."""
+"""Add up what fell on each side of a corpus, and give account of it from its intake on.
+
+An empty side is an error, before anything is trained on it.
+"""
 
 import json
 from pathlib import Path
 
 from jalm import Fault, cli
 from jalm.config import SIDES, NoKnobs
+from jalm.formats import accounts
+
+STAGES = ("intake", "filter", "dedup", "split")
 
 
 class EmptySide(Fault):
     """A corpus whose train, valid or test side has no document."""
 
 
-def total(counts: list[dict]) -> dict:
-    """Sum of the counts of all parts, by side.
+def checked(sides: dict) -> dict:
+    """Sizes of the sides, none of them empty.
 
     Raises:
-        EmptySide: no part has a document of a side.
+        EmptySide: a side has no document.
     """
-    sums = {side: {key: sum(part[side][key] for part in counts) for key in counts[0][side]} for side in SIDES}
-    empty = [side for side in SIDES if not sums[side]["documents"]]
+    empty = [side for side in SIDES if not sides[side]["documents"]]
     if empty:
-        documents = sum(sums[side]["documents"] for side in SIDES)
+        documents = sum(sides[side]["documents"] for side in SIDES)
         raise EmptySide(
             f"{' and '.join(empty)} would be empty: {documents:,} documents are too few for split.valid_fraction and "
             "split.test_fraction in config.yaml; change these or split.salt, or take a larger corpus"
         )
-    return sums
+    return sides
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     parser = cli.parser(__doc__, NoKnobs, "split_summary")
-    parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="FILE", help="counts of the parts")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="their sums (.json)")
+    for stage in STAGES:
+        parser.add_argument(
+            f"--{stage}", type=Path, nargs="+", required=True, metavar="FILE", help=f"counts of {stage} (.json)"
+        )
+    parser.add_argument("--name", required=True, help="name of the corpus")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="sizes of the sides (.json)")
+    parser.add_argument("--account", type=Path, required=True, metavar="FILE", help="sizes after each stage (.json)")
+    parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="the account for reading (.md)")
     args, _ = cli.parse(parser, argv)
-    sums = total([json.loads(path.read_text(encoding="utf-8")) for path in args.input])
-    with cli.writing(args.output) as (output,):
-        output.write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+    account = {
+        stage: accounts.total(json.loads(path.read_text(encoding="utf-8")) for path in getattr(args, stage))
+        for stage in STAGES
+    }
+    sides = checked(account["split"]["out"])
+    with cli.writing(args.output, args.account, args.table) as paths:
+        for path, what in zip(paths, (sides, account), strict=False):
+            path.write_text(json.dumps(what, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        paths[2].write_text(accounts.table(args.name, account), encoding="utf-8")
     made = "; ".join(
-        f"{side}: {n['documents']:,} documents, {n['characters']:,} characters" for side, n in sums.items()
+        f"{side}: {n['documents']:,} documents, {n['characters']:,} characters" for side, n in sides.items()
     )
-    cli.closing("split_summary", f"{len(args.input)} parts", made)
+    cli.closing("split_summary", f"{len(args.split)} parts", made)
