@@ -91,8 +91,8 @@ wildcard_constraints:
 
 # ---- what the rules read
 
-# relative, so that a clone that moves with its results makes nothing stale
-TEMPLATES = os.path.relpath(PACKAGE / "jalm/formats/templates.yaml")
+# tables of templates: ours, and the user's; relative, so that a clone that moves with its results makes nothing stale
+TEMPLATES = [os.path.relpath(PACKAGE / "jalm/formats/templates.yaml"), *filter(None, [cfg.extract.templates])]
 
 
 def parts(corpus):
@@ -240,6 +240,17 @@ def download_flags(wildcards):
 def download_options(wildcards):
     """Where and how a dump is asked for: nothing that changes it."""
     return flags(cfg.download(CORPUS_NAMES[wildcards.corpus]), neutral=True)
+
+
+def extract_options(wildcards):
+    """The code, and the newest documents of an earlier date, so that those of unchanged articles are taken over."""
+    name = CORPUS_NAMES[wildcards.corpus]
+    dated = re.compile(rf"{re.escape(name)}-[0-9]{{8}}")
+    folders = [path for path in Path("results/extract").glob("*") if dated.fullmatch(path.name)]
+    earlier = max((str(path) for path in folders if path.name < wildcards.corpus), default="")
+    return f"{flags(cfg.extract, neutral=True)} --code '{code('extract')}'" + (
+        f" --earlier {earlier}" if earlier else ""
+    )
 
 
 def part_flags(wildcards):

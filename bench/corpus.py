@@ -1,0 +1,112 @@
+"""Extraction side by side, in one run, on the pages of a dump repeated: ours, plain wikiextractor, and mwparserfromhell.
+
+usage: bench/corpus.py DUMP INDEX [--megabytes 100] [--peer PYTHON]
+
+DUMP and INDEX are what `jalm download` wrote. PYTHON is one that has mwparserfromhell, which we do not need ourselves. Rates
+are megabytes of XML (unpacked) a second: of CPU, and of wall time, which a busy machine makes worse.
+"""
+
+import argparse
+import bz2
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from jalm.formats import documents
+from jalm.stages import extract
+
+PEER = """
+import sys, xml.etree.ElementTree as tree
+import mwparserfromhell
+for _, element in tree.iterparse(sys.argv[1]):
+    if element.tag == "page":
+        if element.findtext("ns") == "0" and element.find("redirect") is None:
+            print(mwparserfromhell.parse(element.find("revision").findtext("text") or "").strip_code())
+        element.clear()
+"""
+
+
+def repeated(dump: Path, index: Path, megabytes: int, folder: Path) -> int:
+    """Write the streams of a dump again and again, as a dump with its index and as XML; bytes of XML."""
+    streams, written = extract.read_index(index), 0
+    with (
+        open(dump, "rb") as source,
+        open(folder / "dump.xml.bz2", "wb") as packed,
+        open(folder / "dump.xml", "wb") as plain,
+        open(folder / "streams.tsv", "w", encoding="utf-8") as lines,
+    ):
+        head = source.read(streams[0][0])  # wikiextractor finds no pages without it
+        packed.write(head)
+        plain.write(bz2.decompress(head))
+        lines.write("offset\tlength\n")
+        while written < megabytes * 1_000_000:
+            for offset, length in streams:
+                source.seek(offset)
+                data = source.read(length)
+                lines.write(f"{packed.tell()}\t{length}\n")
+                packed.write(data)
+                written += plain.write(bz2.decompress(data))
+        plain.write(b"</mediawiki>\n")
+    return written
+
+
+def ours(folder: Path, name: str, part: int, parts: int) -> list[str]:
+    """Command that extracts one part."""
+    files = ["--dump", folder / "dump.xml.bz2", "--index", folder / "streams.tsv", "--output", folder / name]
+    command = [sys.executable, "-m", "jalm", "extract", "--part", part, "--parts", parts, *files]
+    return list(map(str, command))
+
+
+def wikiextractor(folder: Path, name: str) -> list[str]:
+    """Command of the plain program, in one process."""
+    (folder / "templates.xml").write_text(extract.TEMPLATES, encoding="utf-8")
+    options = ["--json", "--no-templates", "--article", "--templates", folder / "templates.xml", folder / "dump.xml"]
+    return ["sh", "-c", 'exec "$@" > "$0"', str(folder / name), *extract.PROGRAM, *map(str, options)]
+
+
+def measure(label: str, size: int, *commands: list[str]) -> tuple[float, float]:
+    """CPU and wall seconds of some commands side by side; prints their rates, and the memory of the largest process yet."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
+    if max(process.wait() for process in running):
+        sys.exit(f"{label} failed: {commands[0]}")
+    wall, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    rates = f"{size / cpu / 1e6:5.2f} MB/CPU-s, {size / wall / 1e6:5.2f} MB/s"
+    print(
+        f"{label:<28} {cpu:6.1f} CPU-s {wall:6.1f} s  {rates}, at most {after.ru_maxrss // 1000} MB of memory",
+        flush=True,
+    )
+    return cpu, wall
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dump", type=Path)
+    parser.add_argument("index", type=Path)
+    parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("--peer", help="a Python with mwparserfromhell")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        size = repeated(args.dump, args.index, args.megabytes, folder)
+        print(f"{size / 1e6:.1f} MB of XML; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        plain, _ = measure("plain wikiextractor", size, wikiextractor(folder, "plain.json"))
+        cpu, alone = measure("ours", size, ours(folder, "whole.jsonl.zst", 0, 1))
+        halves = [ours(folder, f"{part}.jsonl.zst", part, 2) for part in range(2)]
+        _, beside = measure("ours, two processes", size, *halves)
+        print(
+            f"ours / wikiextractor {plain / cpu:.2f} of its speed a core; two processes {alone / beside:.2f} times one"
+        )
+        whole = list(documents.read(folder / "whole.jsonl.zst"))
+        assert whole == [doc for part in range(2) for doc in documents.read(folder / f"{part}.jsonl.zst")]
+        if args.peer:
+            measure("mwparserfromhell strip_code", size, [args.peer, "-c", PEER, str(folder / "dump.xml")])
+
+
+if __name__ == "__main__":
+    main()
