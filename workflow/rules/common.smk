@@ -247,10 +247,8 @@ def extract_options(wildcards):
     name = CORPUS_NAMES[wildcards.corpus]
     dated = re.compile(rf"{re.escape(name)}-[0-9]{{8}}")
     folders = [path for path in Path("results/extract").glob("*") if dated.fullmatch(path.name)]
-    earlier = max((str(path) for path in folders if path.name < wildcards.corpus), default="")
-    return f"{flags(cfg.extract, neutral=True)} --code '{code('extract')}'" + (
-        f" --earlier {earlier}" if earlier else ""
-    )
+    earlier = sorted(f"--earlier {path}" for path in folders if path.name < wildcards.corpus)
+    return " ".join([flags(cfg.extract, neutral=True), f"--code '{code('extract')}'", *earlier[-1:]])
 
 
 def part_flags(wildcards):
