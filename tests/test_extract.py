@@ -1,8 +1,12 @@
 import bz2
 import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from html import escape
 from itertools import chain
 from pathlib import Path
@@ -11,12 +15,11 @@ from xml.etree.ElementTree import XMLPullParser
 import pytest
 
 from jalm import cli
-from jalm.formats import blocks, documents, templates, wikitext
+from jalm.formats import blocks, documents, earlier, templates, wikitext
 from jalm.formats.blocks import Block
-from jalm.stages import extract
+from jalm.stages import download, extract
 
-TEMPLATES = Path(wikitext.__file__).with_name("templates.yaml")
-RULES = templates.load(TEMPLATES)
+RULES = templates.load(templates.TABLE)
 FORBIDDING = "[http://a " * 50_000  # wikiextractor takes hours for it, which our first pass spares it
 
 
@@ -80,7 +83,7 @@ def documents_of(dump: Path, part: int = 0) -> Path:
 
 
 def arguments(dump: Path, part: int = 0, parts: int = 1) -> list[str]:
-    files = ["--dump", dump.parent, "--index", index_of(dump), "--templates", TEMPLATES]
+    files = ["--dump", dump.parent, "--index", index_of(dump)]
     return [*map(str, [*files, "--part", part, "--parts", parts, "--output", documents_of(dump, part)])]
 
 
@@ -150,7 +153,126 @@ def test_the_gold_cases_come_out_as_a_reader_sees_them(shared, tmp_path):
     assert wrong == []
 
 
+# ---- documents of an earlier dump
+
+
+def stage(folder: Path, output: Path, part: int, parts: int, *options: object) -> list[dict]:
+    files = ["--dump", folder / "dump", "--index", folder / "blocks.tsv", "--output", output]
+    extract.main(list(map(str, [*files, "--part", part, "--parts", parts, *options])))
+    return list(documents.read(output))
+
+
+@pytest.fixture(scope="module")
+def dates(shared, tmp_path_factory) -> Path:
+    """Dumps of two dates, and the documents of the first in three parts."""
+    folder = tmp_path_factory.mktemp("dates")
+    mirror = f"--mirror=file:{shared / 'data/dumps'}"
+    for date in ("20261001", "20261101"):
+        names = {"--dump": "dump", "--index": "blocks.tsv", "--manifest": "manifest.json"}
+        files = [word for option, name in names.items() for word in (option, str(folder / date / name))]
+        download.main(["--wiki=jawiki", f"--date={date}", mirror, *files])
+    for part in range(3):
+        stage(folder / "20261001", folder / f"20261001/{part:03}.jsonl.zst", part, 3, "--code=a")
+    return folder
+
+
+def test_unchanged_articles_are_taken_over_and_the_bytes_are_the_same(dates, tmp_path, caplog):
+    caplog.set_level("INFO")
+    old = [doc for part in range(3) for doc in documents.read(dates / f"20261001/{part:03}.jsonl.zst")]
+    known = {(doc["id"], doc["sha1"], doc["title"]) for doc in old}
+    reused = 0
+    for part in range(2):
+        plain, quick = (tmp_path / name / f"{part:03}.jsonl.zst" for name in ("plain", "quick"))
+        new = stage(dates / "20261101", plain, part, 2, "--code=a")
+        stage(dates / "20261101", quick, part, 2, "--code=a", "--earlier", dates / "20261001")
+        assert quick.read_bytes() == plain.read_bytes()
+        same = sum((doc["id"], doc["sha1"], doc["title"]) in known for doc in new)
+        assert f"{same} documents taken over from {dates / '20261001'}" in caplog.text
+        reused += same
+    assert reused > 200
+
+
+def test_what_is_taken_over_is_not_cleaned_again(dump, tmp_path, monkeypatch):
+    expected = stage(dump.parents[1], tmp_path / "old/000.jsonl.zst", 0, 1, "--code=a")
+    (tmp_path / "new").mkdir()
+    cleaned = []
+    monkeypatch.setattr(wikitext, "prepare", lambda text, title, *_, **__: cleaned.append(title) or "")
+    made = stage(dump.parents[1], tmp_path / "new/000.jsonl.zst", 0, 1, "--code=a", "--earlier", tmp_path / "old")
+    assert made == expected[:1]
+    assert cleaned == ["空", "両国国技館"]  # it left no document; its id does not ascend
+
+
+@pytest.mark.parametrize(
+    "options", [["--code=b"], ["--code=a", "--lists=false"], ["--code=a", "--templates={mine}"], []]
+)
+def test_nothing_is_taken_over_from_other_code_knobs_or_tables(dump, tmp_path, caplog, options):
+    caplog.set_level("INFO")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text('templates: {"": [読み仮名]}')
+    stage(dump.parents[1], tmp_path / "old/000.jsonl.zst", 0, 1, "--code=a")
+    options = [option.format(mine=mine) for option in options]
+    stage(dump.parents[1], tmp_path / "new/000.jsonl.zst", 0, 1, "--earlier", tmp_path / "old", *options)
+    assert "0 documents taken over" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another", "no note", "broken note", "no folder"])
+def test_damaged_earlier_documents_are_passed_over(dump, tmp_path, caplog, damage):
+    caplog.set_level("INFO")
+    old = tmp_path / "old/000.jsonl.zst"
+    expected = stage(dump.parents[1], old, 0, 1, "--code=a")
+    note = old.with_name("000.made.json")
+    match damage:
+        case "truncated":
+            old.write_bytes(old.read_bytes()[:-9])
+        case "another":
+            with documents.writing(old) as writer:
+                writer.write(expected[0] | {"text": "別物"})
+        case "no note":
+            note.unlink()
+        case "broken note":
+            note.write_text('{"made_by": ')
+        case "no folder":
+            old.parent.rename(tmp_path / "moved")
+    made = stage(dump.parents[1], tmp_path / "new/000.jsonl.zst", 0, 1, "--code=a", "--earlier", old.parent)
+    assert made == expected
+    assert "0 documents taken over" in caplog.text
+    assert ("nothing is taken over from it" in caplog.text) == (damage != "no folder")
+
+
+def test_a_moved_article_and_a_failed_run_leave_nothing_to_take_over(dump, tmp_path):
+    stage(dump.parents[1], tmp_path / "000.jsonl.zst", 0, 1, "--code=a")
+    digest = json.loads((tmp_path / "000.made.json").read_text())["made_by"]
+    first, _ = documents.read(tmp_path / "000.jsonl.zst")
+    known = earlier.Earlier(tmp_path, digest)
+    assert known.text(first["id"], first["sha1"], "別の題") is None
+    assert known.text(first["id"], first["sha1"], first["title"]) == first["text"]
+    dump.write_bytes(dump.read_bytes()[:-100])
+    with pytest.raises(extract.DumpError):
+        stage(dump.parents[1], tmp_path / "000.jsonl.zst", 0, 1, "--code=a")
+    assert not (tmp_path / "000.made.json").exists()
+
+
 # ---- damage
+
+
+def test_ctrl_c_ends_it_at_once_and_leaves_no_process(dump, tmp_path):
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    program = "import sys, time; open(sys.argv[-1] + '.begun', 'w'); time.sleep(60)"
+    code = f"import sys; from jalm import cli; from jalm.stages import extract; extract.PROGRAM = [sys.executable, '-c', {program!r}]"
+    command = [sys.executable, "-c", f"{code}; cli.run(sys.argv[1:])", "extract", *arguments(dump)]
+    running = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(slow)}, start_new_session=True)
+    while not list(slow.rglob("*.begun")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    begin = time.monotonic()
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(timeout=20) == 130
+    assert time.monotonic() - begin < 5  # seconds
+    with pytest.raises(ProcessLookupError):  # the whole group is gone
+        os.killpg(running.pid, 0)
+    assert not documents_of(dump).exists()
+    assert list(slow.iterdir()) == []
 
 
 def refused(dump: Path, **changed: int) -> str:

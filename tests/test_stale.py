@@ -24,6 +24,15 @@ def test_a_finished_run_leaves_nothing_to_do(finished):
     assert "Nothing to be done" in ran.output
 
 
+def test_documents_of_an_earlier_date_make_nothing_stale(finished):
+    folder = finished.work / "results/extract/jawiki-20260901"
+    folder.mkdir()
+    try:
+        assert finished.stale() == set()
+    finally:
+        folder.rmdir()
+
+
 def test_touching_or_commenting_any_source_file_makes_nothing_stale(finished):
     before = {}
     for path in sorted((finished.code / "workflow").rglob("*.py")):
@@ -46,6 +55,7 @@ def test_touching_or_commenting_any_source_file_makes_nothing_stale(finished):
         ("stages/download", ALL),
         ("stages/extract", from_("extract")),
         ("formats/wikitext", from_("extract")),
+        ("formats/earlier", from_("extract")),
         ("stages/import_text", set()),
         ("stages/segment", from_("segment")),
         ("formats/documents", from_("extract")),

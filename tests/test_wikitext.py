@@ -6,8 +6,7 @@ import yaml
 
 from jalm.formats import templates, wikitext
 
-TEMPLATES = Path(wikitext.__file__).with_name("templates.yaml")
-RULES = templates.load(TEMPLATES)
+RULES = templates.load(templates.TABLE)
 
 
 def shown(text: str, title: str = "東京", *, lists: bool = True, headings: bool = True) -> str:
@@ -115,7 +114,7 @@ def test_what_is_never_closed_damages_only_its_own_place():
     ("written", "seen"),
     [
         ("東京（{{x}}、）は（、とうきょう）で（とうきょう、{{x}}）", "東京は（とうきょう）で（とうきょう）"),
-        ("甲、{{x}}、乙。<ref>注</ref>。丙。。。", "甲、乙。丙。。。"),
+        ("甲、{{x}}、乙。<ref>注</ref>。丙。。。", "甲、乙。。丙。。。"),
         ("(({{x}}; 1900 - 2000)", "((1900 - 2000)"),
         ("文が終わる<ref>\n注\n</ref>\n。次の文。", "文が終わる。次の文。"),
         ("文。\n{{x}}。\n・\n文。", "文。\n文。"),
@@ -175,18 +174,26 @@ def test_private_use_characters_of_an_article_cannot_forge_marks():
     assert shown(f"甲{wikitext.MARK}1乙{wikitext.BREAK}丙{wikitext.SHIELDED['{']}\u2028丁") == "甲1乙丙\n丁"
 
 
-def table(tmp_path: Path, **changed: object) -> Path:
-    path = tmp_path / "templates.yaml"
-    values = yaml.safe_load(TEMPLATES.read_text(encoding="utf-8")) | changed
-    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+def table(tmp_path: Path, **entries: object) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(entries, allow_unicode=True), encoding="utf-8")
     return path
 
 
-def test_a_table_of_ones_own_adds_templates(tmp_path):
-    rules = templates.load(table(tmp_path, templates={"{2}年[（{label|1}）]": ["元号", "元号-*"]}))
+def test_a_table_of_ones_own_goes_before_ours_and_leaves_the_rest_of_it(tmp_path):
+    forms = {"{2}年[（{label|1}）]": ["元号", "元号-*"], "『{1}』": ["small", "lang-*"], "": ["Color"]}
+    mine = table(tmp_path, templates=forms, countries={"WLD": "世界"}, apparatus=["余録"], disambiguation=["同名"])
+    rules = templates.load(templates.TABLE, mine)
     assert rules.template(["元号", "令和", "8"], "") == "8年（令和）"
     assert rules.template(["元号-西暦", "", "2026"], "") == "2026年"
     assert rules.template(["元号", "令和"], "") == ""
+    assert rules.template(["Small", "小"], "") == "『小』"
+    assert rules.template(["lang-en", "sea"], "") == "『sea』"
+    assert rules.template(["color", "red", "赤"], "") == ""
+    assert rules.template(["flag", "WLD"], "") + rules.template(["JPN"], "") == "世界日本"
+    assert rules.template(["big", "大"], "") == "大"
+    assert all(map(rules.is_apparatus, ["余録", "脚注"]))
+    assert all(map(rules.is_disambiguation, ["{{同名}}", "{{aimai}}"]))
 
 
 @pytest.mark.parametrize(
@@ -199,8 +206,8 @@ def test_a_table_of_ones_own_adds_templates(tmp_path):
     ],
 )
 def test_a_mistake_in_the_table_is_named(tmp_path, changed, complaint):
-    with pytest.raises(templates.TemplateError, match=complaint):
-        templates.load(table(tmp_path, **changed))
+    with pytest.raises(templates.TemplateError, match=f"mine.yaml: .*{complaint}"):
+        templates.load(templates.TABLE, table(tmp_path, **changed))
 
 
 def test_a_paragraph_may_begin_with_a_sign_of_tables():

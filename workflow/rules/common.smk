@@ -92,8 +92,8 @@ wildcard_constraints:
 
 # ---- what the rules read
 
-# relative, so that a clone that moves with its results makes nothing stale
-TEMPLATES = os.path.relpath(PACKAGE / "jalm/formats/templates.yaml")
+# tables of templates: ours, and the user's; relative, so that a clone that moves with its results makes nothing stale
+TEMPLATES = [os.path.relpath(PACKAGE / "jalm/formats/templates.yaml"), *filter(None, [cfg.extract.templates])]
 
 
 def parts(corpus):
@@ -255,6 +255,15 @@ def download_flags(wildcards):
 def download_options(wildcards):
     """Where and how a dump is asked for: nothing that changes it."""
     return flags(cfg.download(CORPUS_NAMES[wildcards.corpus]), neutral=True)
+
+
+def extract_options(wildcards):
+    """The code, and the newest documents of an earlier date, so that those of unchanged articles are taken over."""
+    name = CORPUS_NAMES[wildcards.corpus]
+    dated = re.compile(rf"{re.escape(name)}-[0-9]{{8}}")
+    folders = [path for path in Path("results/extract").glob("*") if dated.fullmatch(path.name)]
+    earlier = sorted(f"--earlier {path}" for path in folders if path.name < wildcards.corpus)
+    return " ".join([flags(cfg.extract, neutral=True), f"--code '{code('extract')}'", *earlier[-1:]])
 
 
 def part_flags(wildcards):

@@ -44,14 +44,14 @@ rule extract:
     resources:
         mem_mb=growing(1000),
         runtime=growing(240),
-        options=flags(cfg.extract, neutral=True),
+        options=extract_options,
     params:
         flags=flags(cfg.extract),
         part=part_flags,
         code=code("extract"),
     shell:
-        "python -m jalm extract {params.flags} {resources.options} {params.part} --dump {input.dump:q}"
-        " --index {input.index:q} --templates {input.templates:q} --output {output.documents:q}"
+        "python -m jalm extract {params.flags} {resources.options} {params.part}"
+        " --dump {input.dump:q} --index {input.index:q} --output {output.documents:q}"
         " --counts {output.counts:q} &> {log:q}"
 
 

@@ -1,6 +1,6 @@
 """The table of templates: what the templates of the Japanese Wikipedia leave in the text, and what of a page is no text.
 
-It is data (`templates.yaml`, whose comments say what its entries mean), so that users can extend it.
+It is data (`templates.yaml`, whose comments say what its entries mean), which a user's table (`extract.templates`) extends.
 """
 
 import re
@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jalm import Fault
 
+TABLE = Path(__file__).with_name("templates.yaml")
+
 
 class TemplateError(Fault):
     """A table of templates that cannot be read."""
@@ -22,37 +24,47 @@ class Table(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    templates: dict[str, list[str]]
-    languages: dict[str, str]
-    short: dict[str, str]
-    countries: dict[str, str]
-    apparatus: list[str]
-    disambiguation: list[str]
-    hidden: list[str]
+    templates: dict[str, list[str]] = {}
+    languages: dict[str, str] = {}
+    short: dict[str, str] = {}
+    countries: dict[str, str] = {}
+    apparatus: list[str] = []
+    disambiguation: list[str] = []
+    hidden: list[str] = []
 
 
 Form = list  # of literals (str), arguments to choose from (tuple of names) and optional groups (Form)
 
 
 class Rules:
-    """A table of templates, made ready for look-up."""
+    """Tables of templates, made ready for look-up; what a later one says of a name goes before the earlier ones."""
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
+    def __init__(self, *tables: Table) -> None:
         self._forms: dict[str, tuple[Form, str] | None] = {}  # by template name: its form, what * stands for in it
         self._wild: list[tuple[re.Pattern, Form]] = []
-        for text, names in table.templates.items():
-            for name in names:
-                if "*" in name:
-                    self._wild.append((_pattern(name), _form(text)))
-                else:
-                    self._forms[_normal(name)] = _form(text), ""
+        self._languages: dict[str, str] = {}
+        self._short: dict[str, str] = {}
+        self._countries: dict[str, str] = {}
+        self._apparatus: set[str] = set()
+        self._hidden: set[str] = set()
+        disambiguation = []
+        for table in tables:
+            for text, names in table.templates.items():
+                for name in names:
+                    if "*" in name:
+                        self._wild.insert(0, (_pattern(name), _form(text)))
+                    else:
+                        self._forms[_normal(name)] = _form(text), ""
+            for code in table.countries:
+                self._forms[code] = _form("{country}"), code
+            self._languages |= table.languages
+            self._short |= table.short
+            self._countries |= table.countries
+            self._apparatus |= {_squeezed(name) for name in table.apparatus}
+            self._hidden |= {prefix.casefold() for prefix in table.hidden}
+            disambiguation += [_pattern(name).pattern for name in table.disambiguation]
         self._wild.sort(key=lambda entry: -len(entry[0].pattern))  # lang-*-short before lang-*
-        for code in table.countries:
-            self._forms[code] = _form("{country}"), code
-        self._apparatus = {_squeezed(name) for name in table.apparatus}
-        self._disambiguation = re.compile("|".join(_pattern(name).pattern for name in table.disambiguation))
-        self._hidden = {prefix.casefold() for prefix in table.hidden}
+        self._disambiguation = re.compile("|".join(disambiguation) or "(?!)")
 
     def template(self, parts: list[str], title: str) -> str:
         """Text that a template leaves; `parts` are its name and its arguments as written, templates in them resolved."""
@@ -80,14 +92,14 @@ class Rules:
                     return self._language(star, short=key == "short")
                 case "country":
                     code = star or value("1")
-                    return self._table.countries.get(code, code)
+                    return self._countries.get(code, code)
             return named.get(key, "")
 
         return _filled(form, value)
 
     def _look_up(self, name: str) -> tuple[Form, str] | None:
         written = name.strip()
-        if written in self._table.countries:  # capital letters: {{MAR}} is Morocco, {{mar}} is not
+        if written in self._countries:  # capital letters: {{MAR}} is Morocco, {{mar}} is not
             return self._forms[written]
         name = _normal(name)
         if name not in self._forms:
@@ -96,9 +108,9 @@ class Rules:
         return self._forms[name]
 
     def _language(self, code: str, *, short: bool) -> str:
-        code = code if code in self._table.languages else code.partition("-")[0]  # zh-hans is zh
-        name = self._table.languages.get(code, "")
-        return self._table.short.get(code, name) if short else name
+        code = code if code in self._languages else code.partition("-")[0]  # zh-hans is zh
+        name = self._languages.get(code, "")
+        return self._short.get(code, name) if short else name
 
     def is_apparatus(self, heading: str) -> bool:
         """Whether a section is one of notes, sources or links, or of several of them (脚注と出典)."""
@@ -115,14 +127,20 @@ class Rules:
         return prefix.casefold() in self._hidden or bool(LANGUAGE.fullmatch(prefix))
 
 
-def load(path: Path) -> Rules:
-    """Rules of a table of templates.
+def load(*paths: Path) -> Rules:
+    """Rules of a table of templates, and of others that extend it.
 
     Raises:
-        TemplateError: the file is no YAML, or an entry of it is not what it should be.
+        TemplateError: a file is missing or no YAML, or an entry of it is not what it should be.
     """
+    return Rules(*map(_table, paths))
+
+
+def _table(path: Path) -> Table:
     try:
-        return Rules(Table.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        table = Table.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        for text in table.templates:
+            _form(text)
     except yaml.YAMLError as error:
         raise TemplateError(f"{path} is no YAML: {error}") from None
     except ValidationError as error:
@@ -130,6 +148,7 @@ def load(path: Path) -> Rules:
         raise TemplateError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except TemplateError as error:
         raise TemplateError(f"{path}: {error}") from None
+    return table
 
 
 AND = re.compile("[・、,，/／&＆と]|及び|および")

@@ -39,7 +39,7 @@ def is_redirect(wikitext: str) -> bool:
 def prepare(wikitext: str, title: str, rules: Rules, *, lists: bool = True) -> str:
     """Wikitext as wikiextractor shall see it; without `lists`, items after *, # and ; are left out."""
     text = ODD_LINES.sub("\n", PRIVATE.sub("", wikitext))
-    text = text.replace("()", "()".translate(SHIELD)).replace("（）", "（）".translate(SHIELD))  # these are meant
+    text = MEANT.sub(lambda match: match[0].translate(SHIELD), text)
     if "<" in text:
         text = _elements(text)
     if "&" in text:
@@ -57,6 +57,8 @@ def prepare(wikitext: str, title: str, rules: Rules, *, lists: bool = True) -> s
 
 REDIRECT = re.compile(r"\s*#\s*(?:redirect|転送|リダイレクト)\s*:?\s*\[\[", re.IGNORECASE)
 ODD_LINES = re.compile("[\r\x85\u2028\u2029]")
+
+MEANT = re.compile(r"\(\)|（）|（[ \u3000]+）(?=内)")  # empty brackets that the article speaks of
 
 ATTRIBUTES = r'\b(?:"[^"<\n]*"|[^<>])*+>'
 # elements whose content shows nothing that is text, or must not be read as wikitext
@@ -85,7 +87,9 @@ TOKEN = re.compile(
 )
 QUOTES = re.compile("'{5}|'{2,3}(?!')")  # four are a quotation mark and bold
 MAGIC = re.compile("__[A-Z]{3,}__|__[ぁ-んァ-ヶー一-龥]{2,}__")
-CONTINUED = re.compile("\n(?=[、。，．）」』】])")  # nobody begins a paragraph so: a note stood between the lines
+CONTINUED = re.compile(
+    "\n(?=[、，．）」』】]|(?<!。\n)。)"
+)  # nobody begins a paragraph so: a note stood between the lines
 LEFTOVER = re.compile(r"\|(?:[-+}|]|[^|]*(?:=|$))")  # of a table or a template; |x| is text
 SINGLE = re.compile(r"(?<!\[)\[(?!\[)")
 TERM = re.compile(r"((?:\[\[[^\[\]]*\]\]|[^:])*+):(?!//)")
@@ -270,7 +274,7 @@ def _level(line: str) -> int:
 def finish(text: str, *, headings: bool = True) -> str:
     """Text from wikiextractor without marks, shields and empty brackets; a heading with nothing below it goes."""
     text = EMPTY.sub("", text.replace(BREAK, "\n"))
-    text = DOUBLED.sub(r"\1\2", text)
+    text = DOUBLED.sub("、", text)
     text = EMPTY.sub("", CLOSED.sub(r"\1", OPENED.sub(r"\1", text)))
     text = SPACES.sub(" ", PRIVATE.sub(lambda match: UNSHIELD.get(match[0], match[0]), text))
     lines, pending = [], []  # pending: (level, heading) with no text yet
@@ -292,7 +296,7 @@ def finish(text: str, *, headings: bool = True) -> str:
 SPACE = " \u3000"
 EMPTY = re.compile(f"[（(][{SPACE}、，,;；:：・/／]*[）)]")
 WORD = re.compile(r"\w")
-DOUBLED = re.compile(f"(、)(?:[{SPACE}]*、)+|(。)(?<!。。)。(?!。)")
+DOUBLED = re.compile(f"、(?:[{SPACE}]*、)+")
 SPACES = re.compile(" {2,}")
 OPENED = re.compile(f"([（(])(?:[{SPACE}]*[、，][{SPACE}、，]*|[;,] )")
 CLOSED = re.compile(f"[、，][{SPACE}]*([）)])")

@@ -3,10 +3,13 @@
 wikiextractor does the cleaning, between a pass of our own before it and one after it (`formats/wikitext.py`). It is
 run as a program (its licence is the AGPL) over XML that we have read, checked and written ourselves, because it hangs
 on what is truncated and skips what it cannot read. What it gives back is counted.
+
+Articles that an earlier dump has with the same wikitext and title are taken over from its documents, if the same code
+made them with the same knobs: an article's text depends on nothing else.
 """
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -22,11 +25,11 @@ from xml.sax.saxutils import escape
 import orjson
 
 from jalm import Fault, cli
-from jalm.config import Extract
-from jalm.formats import documents, templates, wikitext
+from jalm.config import Extract, flags
+from jalm.formats import documents, earlier, templates, wikitext
 from jalm.formats.blocks import Block, content, read_index
 
-BATCH = 4_000_000  # characters given to one run of wikiextractor; its start costs 0.1 s
+BATCH = 8_000_000  # characters given to one run of wikiextractor; its start costs 0.1 s
 PROGRAM = [sys.executable, "-u", "-m", "wikiextractor.WikiExtractor"]  # -u: no finished text is lost in its buffer
 BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -66,6 +69,7 @@ class Article:
     sha1: str
     title: str
     prepared: str  # wikitext after our first pass
+    text: str | None = None  # of an earlier document, in place of what is to be made
 
 
 def part_of(index: list[Block], part: int, parts: int) -> range:
@@ -119,22 +123,29 @@ def why_dropped(page: Page, rules: templates.Rules) -> str | None:
     return None
 
 
-def prepare(pages: Iterable[Page], rules: templates.Rules, *, lists: bool, dropped: Counter) -> Iterator[Article]:
-    """The articles among some pages; the others are counted in `dropped`, by reason."""
+def prepare(
+    pages: Iterable[Page], rules: templates.Rules, known: earlier.Earlier, *, lists: bool, dropped: Counter
+) -> Iterator[Article]:
+    """The articles among some pages, with their texts where known; the other pages are counted in `dropped`, by reason."""
     for page in pages:
         if reason := why_dropped(page, rules):
             dropped[reason] += 1
+        elif text := known.text(page.id, page.sha1, page.title):
+            yield Article(page.id, page.revision, page.sha1, page.title, "", text)
         else:
-            text = wikitext.prepare(page.wikitext, page.title, rules, lists=lists)
-            yield Article(page.id, page.revision, page.sha1, page.title, text)
+            prepared = wikitext.prepare(page.wikitext, page.title, rules, lists=lists)
+            yield Article(page.id, page.revision, page.sha1, page.title, prepared)
 
 
 def batches(articles: Iterable[Article], size: int) -> Iterator[list[Article]]:
-    """Articles in batches of `size` characters or a little more; the last may have less."""
+    """Articles in batches of `size` characters or a little more; the last may have less.
+
+    Texts that are known cost memory only, and count an eighth.
+    """
     batch, characters = [], 0
     for article in articles:
         batch.append(article)
-        characters += len(article.prepared)
+        characters += len(article.prepared) + len(article.text or "") // 8
         if characters >= size:
             yield batch
             batch, characters = [], 0
@@ -249,6 +260,17 @@ def cleaned(batch: list[Article], folder: Path, time_limit: float) -> Iterator[s
             done += 1
 
 
+def texts(batch: list[Article], folder: Path, config: Extract) -> Iterator[str | None]:
+    """Text of each article, None for one that wikiextractor fails on."""
+    made = cleaned([article for article in batch if article.text is None], folder, config.time_limit)
+    for article in batch:
+        if article.text is not None:
+            yield article.text
+        else:
+            raw = next(made)
+            yield None if raw is None else wikitext.finish(raw, headings=config.headings)
+
+
 def _alone(article: Article, folder: Path, time_limit: float) -> str | None:
     made, complaint = run_wikiextractor([article.prepared], folder, time_limit)
     if made:
@@ -259,36 +281,55 @@ def _alone(article: Article, folder: Path, time_limit: float) -> str | None:
     return None
 
 
+def made_by(code: str, config: Extract, tables: Iterable[Path]) -> str:
+    """Digest of all that decides what an article's wikitext becomes."""
+    version = importlib.metadata.version("wikiextractor")
+    said = [code, flags(config), version, *(path.read_text(encoding="utf-8") for path in tables)]
+    return hashlib.sha256("\0".join(said).encode()).hexdigest()
+
+
 def main(argv: list[str] | None = None) -> None:
     """Write the documents of one part of a dump."""
     parser = cli.parser(__doc__, Extract, "extract")
     parser.add_argument("--dump", type=Path, required=True, metavar="FOLDER", help="files of the dump (.xml.bz2)")
     parser.add_argument("--index", type=Path, required=True, metavar="FILE", help="where their blocks lie (.tsv)")
-    parser.add_argument("--templates", type=Path, required=True, metavar="FILE", help="what templates become (.yaml)")
     parser.add_argument("--part", type=int, required=True, metavar="N", help="which part to make, from 0")
     parser.add_argument("--parts", type=int, required=True, metavar="N", help="how many parts there are")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the documents (.jsonl.zst)")
     parser.add_argument("--counts", type=Path, metavar="FILE", help="what came in, and why the rest went (.json)")
+    parser.add_argument(
+        "--code", default="", help="digest of this code; without it, nothing is taken over, now or later"
+    )
+    parser.add_argument("--earlier", type=Path, metavar="FOLDER", help="documents of an earlier dump to take over from")
     args, config = cli.parse(parser, argv)
     if not 0 <= args.part < args.parts:
         parser.error(f"--part {args.part} is not one of 0 to {args.parts - 1}")
-    if importlib.util.find_spec("wikiextractor") is None:
-        raise WikiextractorError(f"{sys.executable} has no wikiextractor; install envs/requirements.txt")
-    rules = templates.load(args.templates)
+    tables = [templates.TABLE, *map(Path, filter(None, [config.templates]))]
+    rules = templates.load(*tables)
+    try:
+        digest = made_by(args.code, config, tables)
+    except importlib.metadata.PackageNotFoundError:
+        raise WikiextractorError(f"{sys.executable} has no wikiextractor; install envs/requirements.txt") from None
+    known = earlier.Earlier(args.earlier if args.code else None, digest)
     index = read_index(args.index)
-    dropped = Counter()
+    dropped, ids = Counter(), []
+    earlier.forget(args.output)
     with cli.writing(args.output) as (partial,), documents.writing(partial) as writer, TemporaryDirectory() as folder:
         pages = cli.progress(read_pages(args.dump, index, part_of(index, args.part, args.parts)), unit="pages")
-        for batch in batches(prepare(pages, rules, lists=config.lists, dropped=dropped), BATCH):
-            for article, raw in zip(batch, cleaned(batch, Path(folder), config.time_limit), strict=True):
-                text = "" if raw is None else wikitext.finish(raw, headings=config.headings)
+        for batch in batches(prepare(pages, rules, known, lists=config.lists, dropped=dropped), BATCH):
+            for article, text in zip(batch, texts(batch, Path(folder), config), strict=True):
                 if text:
                     document = {"id": article.id, "revision": article.revision, "sha1": article.sha1}
                     writer.write(document | {"title": article.title, "text": text})
+                    ids.append(article.id)
                 else:
-                    dropped["failed articles" if raw is None else "empty articles"] += 1
+                    dropped["failed articles" if text is None else "empty articles"] += 1
     if args.counts:
         with cli.writing(args.counts) as (path,):
             counts = {"in": writer.count + dropped.total(), "out": writer.count, "dropped": dropped}
             path.write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.code:
+        earlier.note(args.output, digest, ids)
+    if args.earlier:
+        cli.log.info("extract: %s documents taken over from %s", f"{known.reused:,}", args.earlier)
     cli.closing("extract", f"{writer.count + dropped.total():,} pages", f"{writer.count:,} documents", dropped)
