@@ -102,7 +102,7 @@ def test_the_batch_of_a_step_is_the_same_in_pieces_of_any_size(tiny, architectur
     mixture = Mixture([(Shards(tiny.shards["train"]), 1.0)], block_size=32, seed=42)
 
     def fed(**knobs):
-        pieces = pretrain.batches(mixture, tiny.config(architecture, **knobs), 5, 1500, range(8))
+        pieces = pretrain.batches(mixture, tiny.config(architecture, **knobs), 5, 2000, range(8))
         return torch.cat([torch.stack([piece.inputs, piece.labels]) for piece in pieces], dim=1)
 
     assert fed().shape == (2, 8, 32)

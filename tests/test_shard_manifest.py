@@ -49,7 +49,7 @@ def test_the_manifest_counts_tokens_and_byte_pieces(tiny, spm, side):
     assert manifest["tokens"] == sum(len(document) + 2 for document in ids)
     assert manifest["byte_tokens"] == sum(spm.is_byte(number) for document in ids for number in document) > 0
     assert manifest["unknown_tokens"] == 0
-    assert (manifest["vocab_size"], manifest["dtype"]) == (1500, "<u2")
+    assert (manifest["vocab_size"], manifest["dtype"]) == (2000, "<u2")
 
 
 def test_the_manifest_carries_the_sizes_of_the_raw_text(tiny):

@@ -164,7 +164,7 @@ def test_special_tokens_and_bytes_have_the_ids_that_every_architecture_relies_on
 
 def test_scores_are_multiples_of_a_power_of_two(proto):
     scores = [piece.score for piece in proto.pieces if piece.type == piece.NORMAL]
-    assert len(scores) == 1500 - 7 - 256
+    assert len(scores) == 2000 - 7 - 256
     assert all((score * 512).is_integer() for score in scores)
     assert len(set(scores)) > 100
 

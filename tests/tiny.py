@@ -86,7 +86,7 @@ class Tiny:
         from jalm.stages import train_tokenizer
 
         made = {"model": self.root / "spm.model", "tokenizer": self.root / "tokenizer.json"}
-        config = TrainTokenizer(vocab_size=1500, character_coverage=0.98, num_threads=2)
+        config = TrainTokenizer(vocab_size=2000, character_coverage=0.98, num_threads=2)
         report = self.root / "report.json"
         train_tokenizer.main(self.arguments(config, input=self.documents["train"], report=report, **made))
         return made
