@@ -70,7 +70,7 @@ def test_two_processes_learn_what_one_does(tiny, tmp_path, architecture):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_another_number_of_processes_goes_on_with_the_same_training(tiny, tmp_path, before, after):
-    config = tiny.config("gpt2", **INTERRUPTED)
+    config = tiny.config("gpt2", **INTERRUPTED | {"max_steps": 40, "learning_rate": 1e-3})
     whole = train(tiny, config, tmp_path / "whole", 1)
     process = start(tiny, config, tmp_path / "changed", before)
     wait_for(15, tmp_path / "changed", process)
