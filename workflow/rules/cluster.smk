@@ -85,6 +85,11 @@ def watch_queue():
         time.sleep(QUEUE_INTERVAL)
 
 
+def cancel_all(folder):
+    """Leave no job behind."""
+    slurm.cancel(slurm.jobs(folder))
+
+
 def leave_incomplete():
     """Let the head alone call what this job made complete: only the head records what it was made from.
 
@@ -105,9 +110,5 @@ onstart:
     refuse_other_logs()
     if by_slurm():
         threading.Thread(target=watch_queue, daemon=True).start()
-
-
-onerror:
-    # what was being submitted when Ctrl-C came is in the queue now, unknown to the executor
-    if by_slurm():
-        slurm.cancel(slurm.jobs(Path.cwd()))
+        # what was being submitted when Ctrl-C came is in the queue now, unknown to the executor
+        atexit.register(cancel_all, Path.cwd())

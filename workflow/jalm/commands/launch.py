@@ -179,4 +179,5 @@ def main(argv: list[str] | None = None) -> None:
         if args.nodes * processes == 1:
             cli.run(args.stage)
         else:
+            os.environ["OMP_NUM_THREADS"] = str(max(1, args.cpus // processes))
             start_processes(args.stage, args.nodes, processes)

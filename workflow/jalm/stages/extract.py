@@ -11,6 +11,7 @@ made them with the same knobs: an article's text depends on nothing else.
 import hashlib
 import importlib.metadata
 import json
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -231,6 +232,8 @@ def run_wikiextractor(texts: list[str], folder: Path, time_limit: float) -> tupl
             status = subprocess.run(
                 PROGRAM + options, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=time_limit, check=False
             ).returncode
+            if status == -signal.SIGINT:  # Ctrl-C reached it, whether or not it reached us
+                raise KeyboardInterrupt
             complaint = f"exit status {status}"
         except subprocess.TimeoutExpired:
             complaint = f"not finished after {time_limit} seconds"

@@ -19,6 +19,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,14 +125,30 @@ def requeue() -> None:
         cli.log.info("job %s cannot go back into the queue by itself: %s", job, error)
 
 
+@contextlib.contextmanager
+def met() -> Iterator[None]:
+    """Meet the other processes of a training, and part from them when all have ended well or were told to stop."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    try:
+        yield
+    except Stopped:
+        state.destroy_process_group()
+        raise
+    state.destroy_process_group()  # a process that ends without it may abort
+
+
 def said_by_lead(value: bool) -> bool:
     """What the first of all processes says; what the others see of a shared file system may be older."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return value
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, parse_flag_from_env
+    from accelerate.utils import broadcast_object_list
 
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # meets the others
     return broadcast_object_list([value])[0]
 
 
@@ -413,7 +430,7 @@ def main(argv: list[str] | None = None) -> None:
     state = args.states / key
     final = state / "final"
     try:
-        with locked(state, cli.log.info, slurm.gone) if lead else contextlib.nullcontext() as lock:
+        with locked(state, cli.log.info, slurm.gone) if lead else contextlib.nullcontext() as lock, met():
             if said_by_lead(lead and final.is_dir() and checkpoints.whole(final)):
                 made = "its model, without training"
             else:
