@@ -159,3 +159,9 @@ def test_of_each_reason_the_first_are_kept_for_reading_and_not_whole(tmp_path):
     assert len(dropped) == 60
     texts = [entry["text"] for entry in dropped if "text" in entry]
     assert texts == ["長" * 2000, "短"] * 20
+
+
+def test_a_million_dots_take_no_longer_than_reading_them():
+    """A pattern that looks for the end from each dot would take hours."""
+    config = Filter(min_characters=0, max_characters=10_000_000, line_punct_thr=0.5)
+    assert filter.fault("…" * 1_000_000 + "終", config) is not None

@@ -380,6 +380,13 @@ def test_a_line_without_a_text_is_named(imported, tmp_path, line, fault):
         imported(tmp_path / "a.jsonl")
 
 
+def test_another_encoding_is_refused_behind_a_large_file_too(imported, tmp_path):
+    (tmp_path / "a.txt").write_text("吾輩は猫である。\n" * 1000, encoding="utf-8")
+    (tmp_path / "sjis.txt").write_bytes("吾輩は猫である。名前はまだ無い。\n".encode("cp932") * 3)
+    with pytest.raises(Fault, match=r"sjis\.txt is no UTF-8"):
+        imported(tmp_path / "a.txt", tmp_path / "sjis.txt")
+
+
 def test_a_truncated_file_is_refused(imported, tmp_path):
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "1,234"}\n')[:-1])
     with pytest.raises(Fault, match=r"a\.jsonl\.zst ends in the middle"):

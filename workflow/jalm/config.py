@@ -94,7 +94,9 @@ class Extract(Section):
 
     headings: Annotated[bool, knob("keep section headings, on lines of their own")] = True
     lists: Annotated[bool, knob("keep list items, on lines of their own")] = True
-    templates: Annotated[str, knob("a table of templates (.yaml) that extends the one of formats/templates.yaml")] = ""
+    templates: Annotated[
+        str, knob("a table of templates (.yaml) that extends formats/templates.yaml; its content counts", neutral=True)
+    ] = ""
     time_limit: Annotated[
         int, knob("seconds that wikiextractor may take for one article; those beyond are dropped", ge=1)
     ] = 600

@@ -272,9 +272,12 @@ def part_flags(wildcards):
 
 
 def import_files(wildcards):
-    """Files of a text corpus, those of its folders too: Snakemake does not look into a folder that is an input."""
-    paths = map(Path, CORPORA[wildcards.corpus].paths)
-    return [str(file) for path in paths for file in (sorted(path.rglob("*.txt")) if path.is_dir() else [path])]
+    """Files that one part of a text corpus reads, of its folders too: Snakemake does not look into a folder that is an input."""
+    part, parts = int(wildcards.part), CORPORA[wildcards.corpus].parts
+    files = []
+    for path in map(Path, CORPORA[wildcards.corpus].paths):
+        files += sorted(path.rglob("*.txt"), key=os.fspath)[part::parts] if path.is_dir() else [path]
+    return list(map(str, files))
 
 
 def import_paths(wildcards):

@@ -21,7 +21,7 @@ SAMPLE = 20  # dropped documents of each reason and part that are kept for readi
 EXCERPT = 2000  # characters of each
 COMPRESSED = 10_000  # characters, about a web page; what is longer compresses better without being worse
 NO_KANA = re.compile("[^ぁ-ゖァ-ヺｦ-ﾝー]+")
-SENTENCE_END = re.compile(r"[。｡．.！？!?‼⁇⁈⁉…‥]\W*$")  # brackets and emoji may follow
+SENTENCE_ENDS = frozenset("。｡．.！？!?‼⁇⁈⁉…‥")
 
 Judge = Callable[[str], bool]
 
@@ -40,7 +40,7 @@ def fault(text: str, config: Filter, judges: dict[str, Judge] | None = None) -> 
         return "more repeated lines than dup_line_frac"
     if sum(map(len, repeated)) > config.char_duplicates_ratio * len(text):
         return "more text in repeated lines than char_duplicates_ratio"
-    if sum(SENTENCE_END.search(line) is not None for line in lines) < config.line_punct_thr * len(lines):
+    if sum(map(_ends_as_sentence, lines)) < config.line_punct_thr * len(lines):
         return "fewer lines that end as sentences than line_punct_thr"
     if text.count("\n") > config.new_line_ratio * len(text):
         return "more line ends than new_line_ratio"
@@ -55,6 +55,16 @@ def fault(text: str, config: Filter, judges: dict[str, Judge] | None = None) -> 
     if ratio > config.max_compression_ratio:
         return "less compressible than max_compression_ratio"
     return next((f"HojiChar's {name}" for name, is_broken in (judges or {}).items() if is_broken(text)), None)
+
+
+def _ends_as_sentence(line: str) -> bool:
+    """Whether nothing but brackets, emoji and the like stands behind the last mark that ends a sentence."""
+    for character in reversed(line):
+        if character in SENTENCE_ENDS:
+            return True
+        if character.isalnum() or character == "_":
+            return False
+    return False
 
 
 def _repeated(lines: list[str]) -> list[str]:

@@ -241,9 +241,10 @@ def main(argv: list[str] | None = None) -> None:
     names = Counter(map(called, args.input))
     if twice := [name for name, count in names.items() if count > 1]:
         raise TextError(f"two paths are called {twice[0]}, so that ids would clash; rename one")
-    mended, first, taken, empty, characters = Counter(), {}, 0, 0, 0
+    mended, first, taken, empty = Counter(), {}, 0, 0
     with cli.writing(args.output) as (output,), documents.writing(output) as writer:
         for path in args.input:
+            characters, broken = 0, 0
             for name, raw, fields in cli.progress(entries(path, args.part, args.parts, config), unit=" documents"):
                 taken += 1
                 counts = Counter()
@@ -254,11 +255,12 @@ def main(argv: list[str] | None = None) -> None:
                         raise TextError(f"{name} has {counts[what]:,} {what}; mend it, or set strict: false")
                 mended += counts
                 characters += len(text)
+                broken += counts[NO_UTF8]
                 if text:
                     writer.write({"id": name, **fields, "text": text})
                 else:
                     empty += 1
-            if mended[NO_UTF8] > characters * MOST_NO_UTF8:
+            if broken > characters * MOST_NO_UTF8:
                 raise TextError(f"{path} is no UTF-8; convert it, for example with: iconv -f CP932 -t UTF-8")
     for what, count in mended.items():
         cli.log.info("%s replaced or removed: %s, the first in %s", what, f"{count:,}", first[what])
