@@ -80,12 +80,19 @@ class Rules:
         positional, named = _arguments(parts[1:])
 
         def value(key: str) -> str:
+            function, colon, argument = key.partition(":")
+            if colon:
+                return SHOWN[function](value(argument))
             if key.isdecimal():
                 number = int(key)
                 return named.get(key) or (positional[number - 1] if number <= len(positional) else "")
             if key[0] == "*":
                 return key[1:].join(filter(None, positional))
             match key:
+                case "measure":
+                    return _measure(positional)
+                case "number":
+                    return _formatnum(value("1"), []) if named.get("fmt") == "commas" else value("1")
                 case "title":
                     return title
                 case "language" | "short":
@@ -180,7 +187,11 @@ def _form(text: str) -> Form:
         elif bracket and len(groups) > 1:
             groups[-2].append(groups.pop())
         else:
-            groups[-1].append(tuple(argument.split("|")) if argument else literal or bracket)
+            names = tuple((argument or "").split("|"))
+            for name in names:
+                if ":" in name and name.partition(":")[0] not in SHOWN:
+                    raise TemplateError(f"templates.{text!r}: {name!r} does not begin with one of: {', '.join(SHOWN)}")
+            groups[-1].append(names if argument else literal or bracket)
     if len(groups) > 1 or "".join(token[0] for token in FORM.finditer(text)) != text:
         raise TemplateError(f"templates.{text!r}: brackets that do not match")
     return groups[0]
@@ -214,9 +225,44 @@ def _arguments(parts: list[str]) -> tuple[list[str], dict[str, str]]:
 NAME = re.compile(r"[\w -]{1,40}")
 
 
+def _chem(formula: str) -> str:
+    """Chemical formula of {{chem2}} with its bonds, arrows and charges."""
+    for written, sign in SIGNS.items():
+        formula = formula.replace(written, sign)
+    return CHARGE.sub(lambda charge: (charge[1] or charge[0]).replace("-", "−"), formula)
+
+
+SIGNS = {"\\s": "–", "\\d": "=", "\\t": "≡", "<->": "⇌", "<=>": "⇌", "->": "→"}
+CHARGE = re.compile(r"\(([0-9]*[+−-])\)|(?<=[A-Za-z0-9)\]])[+−-](?![\w(\[])")
+
+
+def _character(code: str) -> str:
+    character = chr(int(code, 16)) if re.fullmatch("[0-9A-Fa-f]{1,5}", code) else ""
+    return character if character.isprintable() else ""  # no surrogates, nor what a line or a mark is made of
+
+
+# what a form may do with an argument
+SHOWN: dict[str, Callable[[str], str]] = {"lower": str.lower, "character": _character, "chem": _chem}
+
+
+def _measure(arguments: list[str]) -> str:
+    """Numbers of {{convert}} and the words between them, with the unit that they are given in."""
+    shown, rest = [], [*arguments, ""]
+    while len(rest) > 3 and rest[1] in BETWEEN:
+        shown += [_formatnum(rest[0], []), BETWEEN[rest[1]]]
+        rest = rest[2:]
+    return " ".join(filter(None, [*shown, _formatnum(rest[0], []), *rest[1:2]]))
+
+
+# words between the numbers of {{convert}}, and what they show
+BETWEEN = {"-": "-", "–": "–", "to": "–", "and": "と", "x": "×", "×": "×", "by": "×", "*": "×", "±": "±", "+/-": "±"}
+
+
 def _formatnum(number: str, _: list[str]) -> str:
     whole, point, fraction = number.partition(".")
-    return f"{int(whole):,}{point}{fraction}" if re.fullmatch("-?[0-9]{1,30}", whole) else number
+    if re.fullmatch("-?[0-9]{1,30}", whole):
+        whole = re.sub("(?<=[0-9])(?=(?:[0-9]{3})+$)", ",", whole)
+    return whole + point + fraction
 
 
 # the functions of MediaWiki's parser that articles show text with; others ({{#tag:ref|…}}) leave nothing

@@ -25,6 +25,7 @@ SHIELD = str.maketrans(SHIELDED)
 UNSHIELD = {shield: char for char, shield in SHIELDED.items()}
 BREAK = "\U0010f100"  # a line break inside a line: a list item stays one line until the last step
 MARK = "\U0010f101"  # begins a line, followed by its level: 1 to 6 for headings, 0 for anything else
+EDGE = "\U0010f102"  # between quotes that do not belong together: a template stood there
 PRIVATE = re.compile("[\U0010f000-\U0010f1ff]")
 
 
@@ -44,7 +45,11 @@ def prepare(wikitext: str, title: str, rules: Rules, *, lists: bool = True) -> s
         text = _elements(text)
     if "&" in text:
         text = ENTITY.sub(_character, text)
+    if "sup" in text.lower():
+        text = POWER.sub(lambda found: f"^{found[1] or found[2]}", text)
     if "<" in text:
+        if "thumbcaption" in text:
+            text = CAPTION.sub("", text)
         text = INLINE.sub("", BLOCK.sub(BREAK, RUBY.sub(r"（\1）", text)))
     text = _braces(text, title, rules)
     if "''" in text:
@@ -70,6 +75,12 @@ ELEMENT = re.compile(f"<(?:!--|(/?)({OPAQUE}){ATTRIBUTES})", re.IGNORECASE)
 CLOSING = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in OPAQUE.split("|")}
 # &amp;nbsp; is mostly a slip, and read as &nbsp;; &amp;lt; is meant to show
 ENTITY = re.compile("&(?:amp;(?!(?:amp|lt|gt|quot);))?(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+CAPTION = re.compile(r"<div\b[^<>]*\bthumbcaption\b[^<>]*>[^<]*+(?:<(?!/?div\b)[^<]*+)*+</div\s*>", re.IGNORECASE)
+# a power: the number must not run on into its exponent; others (m<sup>2</sup>, 1<sup>er</sup>) stay as they are
+EXPONENT = r"\s*+(?:'')?([+−-]?(?:[0-9]{1,6}n?|n)(?:[+−-][0-9]{1,3})?)(?:'')?\s*"
+POWER = re.compile(
+    rf"(?<=[0-9])(?:<sup{ATTRIBUTES}{EXPONENT}</sup\s*>|\{{\{{\s*+sup\s*+\|{EXPONENT}\}}\}})", re.IGNORECASE
+)
 RUBY = re.compile(rf"<rt{ATTRIBUTES}([^<]*)(?:</rt\s*>)?", re.IGNORECASE)
 BLOCK = re.compile(
     f"</?(?:br|hr|p|div|center|blockquote|poem|li|ul|ol|dl|dd|dt|tr|td|th|caption|h[1-6]){ATTRIBUTES}", re.IGNORECASE
@@ -85,7 +96,7 @@ TOKEN = re.compile(
     r"|\{\{|\}\}|\[\[|\]\]|\|"
     r"|\n[ \t:*#]*+\{\||\n[ \t]*+\|(?=\})"  # a table's beginning and end (that of a template, if }} follows)
 )
-QUOTES = re.compile("'{5}|'{2,3}(?!')")  # four are a quotation mark and bold
+QUOTES = re.compile(f"'{{5}}|'{{2,3}}(?!')|{EDGE}")  # four are a quotation mark and bold
 MAGIC = re.compile("__[A-Z]{3,}__|__[ぁ-んァ-ヶー一-龥]{2,}__")
 CONTINUED = re.compile(
     "\n(?=[、，．）」』】]|(?<!。\n)。)"
@@ -171,6 +182,10 @@ def _braces(text: str, title: str, rules: Rules) -> str:
         elif sign == "}}":
             if parts := _closed(stack, "{{", over=("[[", "{|")):
                 left = rules.template(parts, title)
+                # its quotes must not meet those around it
+                left = QUOTES.sub("", left).replace("'", SHIELDED["'"])
+                if not left and text.startswith("''", position):
+                    left = EDGE
                 # an = in it must not make an argument of the template around it a named one; headings stay headings
                 stack[-1].pieces.append(left if "\n" in left else left.replace("=", SHIELDED["="]))
         elif sign == "]]":
