@@ -230,8 +230,6 @@ def _start_accounting(cluster: Cluster, port: int, stack: contextlib.ExitStack) 
     stack.callback(_end, folder / "slurmdbd.pid")
     until(lambda: _listens(port))
     cluster.call("sacctmgr", "-i", "add", "cluster", "jalm")
-    cluster.call("sacctmgr", "-i", "add", "account", "lab", "cluster=jalm")
-    cluster.call("sacctmgr", "-i", "add", "user", "root", "account=lab")
 
 
 def _end(pid_file: Path) -> None:
