@@ -1,5 +1,7 @@
 """Extraction side by side, in one run, on the pages of a dump repeated: ours, plain wikiextractor, and mwparserfromhell.
 
+Then the stages after it, on the documents that came out, and what all of them would take for a jawiki.
+
 usage: bench/corpus.py DUMP [--megabytes 100] [--peer PYTHON]
 
 DUMP is an .xml.bz2 of a few megabytes. PYTHON is one that has mwparserfromhell, which we do not need ourselves. Rates
@@ -17,6 +19,9 @@ import time
 from pathlib import Path
 
 from jalm.formats import blocks, documents
+
+JAWIKI = {"xml": 16_500, "text": 4_500}  # MB
+DEDUP = 33  # seconds for 1.5 million signatures that are in memory, by bench/dedup.py
 
 PEER = """
 import bz2, sys, xml.etree.ElementTree as tree
@@ -73,6 +78,28 @@ def measure(label: str, size: int, *commands: list[str]) -> tuple[float, float]:
     return cpu, wall
 
 
+def later(folder: Path) -> dict[str, float]:
+    """MB of text a CPU-second of the stages after extraction; dedup's own time is that of reading what filter signed."""
+    files = {
+        "segment": {"input": "whole", "output": "segmented"},
+        "filter": {"input": "segmented", "output": "kept", "dropped": "dropped", "signatures": "signatures"},
+        "dedup": {"input": "signatures", "output": "drop"},
+        "split": {"input": "kept", "drop": "drop", "train": "train", "valid": "valid", "test": "test"},
+    }
+    knobs = {
+        "segment": ["--dictionary=unidic-lite"],
+        "dedup": ["--exact=false", "--near=false"],
+    }  # all is repeated here
+    commands = {}
+    for stage, named in files.items():
+        options = [word for option, name in named.items() for word in (f"--{option}", folder / f"{name}.jsonl.zst")]
+        options += ["--counts", folder / "counts.json"] * (stage != "segment")
+        commands[stage] = [sys.executable, "-m", "jalm", stage, *knobs.get(stage, []), *map(str, options)]
+    size = sum(len(document["text"].encode()) for document in documents.read(folder / "whole.jsonl.zst"))
+    print(f"{size / 1e6:.1f} MB of text")
+    return {stage: size / 1e6 / measure(stage, size, command)[0] for stage, command in commands.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dump", type=Path)
@@ -92,6 +119,15 @@ def main() -> None:
         print(f"two processes have {alone / beside:.2f} times the speed of one, {2 * cpu / both:.2f} by their CPU time")
         whole = list(documents.read(folder / "whole.jsonl.zst"))
         assert whole == [doc for part in range(2) for doc in documents.read(folder / f"{part}.jsonl.zst")]
+        rates = {"extract": size / 1e6 / cpu} | later(folder)
+        for cores in (1, 2, 8, 32):
+            seconds = DEDUP + JAWIKI["text"] / rates["dedup"]  # one job
+            seconds += sum(
+                JAWIKI["xml" if stage == "extract" else "text"] / rate / cores
+                for stage, rate in rates.items()
+                if stage != "dedup"
+            )
+            print(f"a jawiki from dump to sides on {cores} cores: {seconds / 60:.0f} minutes")
         if args.peer:
             measure("mwparserfromhell strip_code", size, [args.peer, "-c", PEER, str(folder / "dump" / "dump.xml.bz2")])
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jalm.formats import documents
+from jalm.formats import documents, words
 from jalm.stages import segment
 
 DICTIONARY = "unidic-lite"
@@ -28,24 +28,24 @@ def jalm() -> Callable[[str], int]:
 
 def jalm_with_words() -> Callable[[str], int]:
     """What the stage does with `words`."""
-    splitter, wakati = segment.Splitter(DICTIONARY), segment.tagger(DICTIONARY, "-Owakati").parse
+    splitter, wakati = segment.Splitter(DICTIONARY), words.wakati(DICTIONARY)
 
     def cut(text: str) -> int:
         sentences = [sentence for sentences in splitter.paragraphs(text) for sentence in sentences]
-        return sum(1 for sentence in sentences if segment.word_lengths(sentence, wakati))
+        return sum(1 for sentence in sentences if words.lengths(sentence, wakati))
 
     return cut
 
 
 def fugashi_loop() -> Callable[[str], int]:
     """The loop of rinna's japanese-pretrained-models: words of a line, put together until one is a 句点."""
-    words = segment.tagger(DICTIONARY)
+    tagger = words.tagger(DICTIONARY)
 
     def cut(text: str) -> int:
         sentences = []
         for line in text.split("\n"):
             sentence = ""
-            for word in words(line):
+            for word in tagger(line):
                 sentence += word.surface
                 if word.surface == "。":
                     sentences.append(sentence)

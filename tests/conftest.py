@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,22 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(why)
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, started(Path(folder)) as running:  # short, for sockets
         yield running
+
+
+@pytest.fixture(scope="session")
+def files_of() -> Callable[[int], AbstractContextManager]:
+    """A block within which no file can grow beyond some bytes, as if the disk were full."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,17 @@ def test_a_block_is_found_wherever_the_scan_cuts_the_file(packed, monkeypatch, s
     assert blocks.find(path) == whole
 
 
+@pytest.mark.parametrize("magic", [blocks.BLOCK, blocks.END])
+def test_48_bits_that_look_like_a_mark_by_chance_are_none(packed, monkeypatch, magic):
+    path = packed(bz2.compress(TEXT[:9000], 1), bz2.compress(TEXT, 1), bz2.compress(TEXT[:9], 1))
+    real, marks = blocks.find(path), list(blocks._marks(path))
+    for block in real:
+        chance = (block.begin + 99, magic, 0x12345678)
+        monkeypatch.setattr(blocks, "_marks", lambda _, chance=chance: sorted([*marks, chance]))
+        assert blocks.find(path) == real
+    assert len(real) == 6
+
+
 def test_the_index_comes_back_as_written(packed, tmp_path):
     found = blocks.find(packed(bz2.compress(TEXT, 1)))
     blocks.write_index(tmp_path / "blocks.tsv", found)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jalm
-from jalm import cli, config
+from jalm import cli, config, knobs, sizes
 from jalm.formats import documents
 
-GPT2 = config.GPT2(n_layer=2, n_head=4, n_embd=128)
-ROBERTA = config.Roberta(num_hidden_layers=2, hidden_act="gelu_new")
+GPT2 = sizes.GPT2(n_layer=2, n_head=4, n_embd=128)
+ROBERTA = sizes.Roberta(num_hidden_layers=2, hidden_act="gelu_new")
 SECTIONS = [
     config.Download(),
     config.Download(
@@ -26,10 +26,12 @@ SECTIONS = [
     config.Filter(min_characters=0, max_characters=10**12),
     config.Dedup(exact=False),
     config.Split(valid_fraction=1e-7, test_fraction=0.1 + 0.2, salt="-x"),
-    config.TrainTokenizer(seed="", character_coverage=1.0, normalization="none"),
+    config.TrainTokenizer(corpora={"猫": 3, "cc100": 0.5}, seed="", character_coverage=1.0, normalization="none"),
+    config.TrainTokenizer(corpora=["猫"]),
     config.Pretrain(architecture="gpt2", config=GPT2, corpora={"jawiki": 0.5, "cc100": 2.0}, max_steps=1),
     config.Pretrain(architecture="roberta", config=ROBERTA, corpora={"jawiki": 1}, max_steps=1, mixed_precision="no"),
     config.Evaluate(batch_size=3),
+    config.Publish(repo_id="you/gpt2-small-ja", private=False, tag="20261101", allow_dirty=True),
     config.Export(name="gpt2-20261101"),
     config.Export(
         name="--gpt2",
@@ -41,7 +43,7 @@ SECTIONS = [
 
 def both(section) -> str:
     """All options of a section, those that can change a result and the others."""
-    return f"{config.flags(section)} {config.flags(section, neutral=True)}"
+    return f"{knobs.flags(section)} {knobs.flags(section, neutral=True)}"
 
 
 def parsed(section, words):
@@ -79,20 +81,20 @@ def test_any_text_survives_as_a_knob(text):
 
 
 def test_null_is_nothing_only_where_nothing_is_allowed():
-    assert config.decode(config.Download, {"sha1": "null"}).sha1 is None
-    assert config.decode(config.Split, {"salt": "null"}).salt == "null"
+    assert knobs.decode(config.Download, {"sha1": "null"}).sha1 is None
+    assert knobs.decode(config.Split, {"salt": "null"}).salt == "null"
 
 
 def test_flags_spell_out_defaults_and_leave_out_what_changes_no_result():
-    assert config.flags(config.Download(date="20261101")) == ("--wiki=jawiki --layout=auto --sha1=null --date=20261101")
-    assert config.flags(config.Download(), neutral=True) == (
+    assert knobs.flags(config.Download(date="20261101")) == ("--wiki=jawiki --layout=auto --sha1=null --date=20261101")
+    assert knobs.flags(config.Download(), neutral=True) == (
         "--mirror=https://dumps.wikimedia.org --retries=5 --connections=1 --contact=''"
     )
 
 
 def test_the_flags_of_a_kind_leave_out_the_knobs_of_others():
-    tokenizer = config.Tokenizer(corpora=["jawiki"], vocab_size=4000)
-    assert config.flags(tokenizer, config.TrainTokenizer) == config.flags(config.TrainTokenizer(vocab_size=4000))
+    corpus = config.Text(source="text", paths=["歌.txt"], license="MIT", strict=True)
+    assert knobs.flags(corpus, config.ImportText) == knobs.flags(config.ImportText(strict=True))
 
 
 @pytest.mark.parametrize(
@@ -103,12 +105,12 @@ def test_the_flags_of_a_kind_leave_out_the_knobs_of_others():
     ],
 )
 def test_a_value_outside_its_bounds_is_named_with_its_option(words, fault):
-    with pytest.raises(config.ConfigError, match=fault):
+    with pytest.raises(knobs.ConfigError, match=fault):
         parsed(config.Split(), words)
 
 
 def test_every_wrong_value_is_named():
-    with pytest.raises(config.ConfigError, match=r"(?s)--min-characters: -1.*--max-characters: 0"):
+    with pytest.raises(knobs.ConfigError, match=r"(?s)--min-characters: -1.*--max-characters: 0"):
         parsed(config.Filter(), ["--min-characters", "-1", "--max-characters", "0"])
 
 
@@ -213,6 +215,12 @@ with cli.writing(pathlib.Path(sys.argv[1])) as (path,), documents.writing(path) 
         list(documents.read(left))
 
 
+def test_a_full_disk_names_what_could_not_be_written(tmp_path, files_of):
+    told = rf"^{tmp_path}/a and 1 file with it cannot be written .*; make room"
+    with pytest.raises(cli.DiskFull, match=told), files_of(1000), cli.writing(tmp_path / "a", tmp_path / "b") as (a, _):
+        a.write_bytes(bytes(1001))
+
+
 def test_an_orphan_that_goes_on_writing_does_not_finish_what_its_successor_began(tmp_path):
     """As when snakemake was killed, and started again while its job still runs."""
     with pytest.raises(FileNotFoundError), cli.writing(tmp_path / "a") as (orphan,):
@@ -232,7 +240,16 @@ def test_progress_passes_everything_on_and_says_how_far_it_is(caplog, monkeypatc
     monkeypatch.setattr(sys, "stderr", io.StringIO())  # which is no terminal
     with caplog.at_level(logging.INFO):
         assert list(cli.progress(iter("いろは"), unit="文字", total=1234)) == ["い", "ろ", "は"]
-    assert caplog.messages == ["0 of 1,234 文字", "1 of 1,234 文字", "2 of 1,234 文字"]
+    assert caplog.messages == ["0 of 1,234文字", "1 of 1,234文字, 0 minutes left", "2 of 1,234文字, 0 minutes left"]
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(50, "1 minute"), (100, "2 minutes"), (72_000, "1,200 minutes")])
+def test_the_time_that_is_left_is_told_in_minutes(caplog, monkeypatch, seconds, left):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(cli.time, "monotonic", iter([0, 0, seconds, seconds]).__next__)
+    with caplog.at_level(logging.INFO):
+        assert list(cli.progress(iter("いろ"), unit="文字", total=2)) == ["い", "ろ"]
+    assert caplog.messages == [f"1 of 2文字, {left} left"]
 
 
 def test_the_closing_line_names_the_reasons_that_occurred(caplog):

@@ -60,10 +60,10 @@ def jalm(workflow, *args: str) -> subprocess.CompletedProcess:
     )
 
 
-def undisturbed(finished, name: str, knobs: str) -> list[tuple]:
+def undisturbed(finished, name: str, knobs: str, cores: int = 8) -> list[tuple]:
     """Losses of a training on this machine, with as many threads as a job has: another number rounds differently."""
     workflow = finished.moved(name)
-    workflow.run(MODEL, "--config", knobs, cores=8)
+    workflow.run(MODEL, "--config", knobs, cores=cores)
     return losses(workflow)
 
 
@@ -140,7 +140,27 @@ def test_parts_are_one_job_array(on_slurm, rule):
     assert len({job["ArrayJobId"] for job in parts}) == 1
 
 
+def test_a_part_that_is_done_before_the_others_of_its_array_stays_done(slurm, finished):
+    moved = finished.moved("array")
+    main = '"""Run the stage."""\n'
+    later = '    import os, time\n    time.sleep(3 * int(os.environ["SLURM_ARRAY_TASK_ID"]))\n'
+    parts = [f"results/split/jawiki-20261001/counts/{part}.json" for part in ("000", "001")]
+    with moved.edited("workflow/jalm/stages/split.py", main, main + later):
+        workflow = slurm(moved)
+        assert [rule for rule, _ in workflow.run(*parts).jobs] == ["split", "split"]
+        assert workflow.stale(*parts) == set()
+
+
 # ---- several GPUs and nodes
+
+
+IN_STEP = LONG.replace("resid_pdrop: 0.1", "resid_pdrop: 0, embd_pdrop: 0").replace("120", "25, learning_rate: 5.0e-4")
+
+
+@pytest.fixture(scope="module")
+def alone(finished):
+    """Losses of one process."""
+    return undisturbed(finished, "one-process", IN_STEP, cores=2)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +170,9 @@ def test_parts_are_one_job_array(on_slurm, rule):
         ("pretrain:gpu=2", 1),
     ],
 )
-def test_a_training_over_several_gpus_has_the_losses_of_one_process(slurm, finished, cluster, resources, nodes):
-    knobs = LONG.replace("resid_pdrop: 0.1", "resid_pdrop: 0, embd_pdrop: 0").replace(
-        "120", "25, learning_rate: 5.0e-4"
-    )
-    alone = undisturbed(finished, f"one-process-{nodes}", knobs)
+def test_a_training_over_several_gpus_has_the_losses_of_one_process(slurm, finished, cluster, alone, resources, nodes):
     several = slurm(finished.moved(f"{nodes}-nodes"))
-    several.run(MODEL, "--set-resources", *resources.split(), "--config", knobs)
+    several.run(MODEL, "--set-resources", "pretrain:cpus_per_task=2", *resources.split(), "--config", IN_STEP)
     number = max(cluster.jobs(), key=int)
     assert cluster.jobs()[number]["NumNodes"] == str(nodes)
     assert json.loads((several.work / MODEL / "training.json").read_text())["processes"] == 2
@@ -165,7 +181,7 @@ def test_a_training_over_several_gpus_has_the_losses_of_one_process(slurm, finis
     pairs = [(a, b) for left, right in zip(alone, together, strict=True) for a, b in zip(left, right, strict=True) if a]
     difference = max(abs(a - b) for a, b in pairs)
     print(f"largest difference of {len(pairs)} numbers: {difference:.1e}")
-    assert 0 < difference < 1e-5, difference
+    assert 0 < difference < 1e-4, difference  # Muon's steps are of bfloat16, where rounding goes far
 
 
 # ---- jobs that cannot start
@@ -181,7 +197,8 @@ def test_a_job_that_asks_for_too_much_is_refused_at_once(slurm, finished):
 def test_a_job_that_cannot_start_as_it_is_is_reported_and_fails(slurm, finished, cluster):
     workflow = slurm(finished.moved("waiting"))
     resources = ["pretrain:slurm_partition=short", "pretrain:runtime=60"]
-    ran = workflow.snakemake(MODEL, "--retries", "0", "--set-resources", *resources, "--config", LONG)
+    with workflow.edited("workflow/rules/cluster.smk", "QUEUE_INTERVAL = 30", "QUEUE_INTERVAL = 2"):
+        ran = workflow.snakemake(MODEL, "--retries", "0", "--set-resources", *resources, "--config", LONG)
     assert ran.status != 0
     what = r"Slurm job \d+ \(pretrain gpt2-tiny-20261001\) will not start and was cancelled: PartitionTimeLimit: it asks for"
     assert re.search(what, ran.output)
@@ -200,7 +217,7 @@ def test_ctrl_c_while_jobs_are_submitted_leaves_an_empty_queue(slurm, cluster):
             process.communicate(timeout=60)
         if process.poll() is None:  # Snakemake may miss one that comes at a bad moment; a user asks again
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+            process.communicate(timeout=180)
         assert not cluster.queue()
     finally:
         cluster.call("scontrol", "update", "NodeName=n[1-2]", "State=RESUME")
@@ -224,6 +241,7 @@ def test_several_nodes_that_are_asked_for_by_half_are_refused(slurm, finished):
 # ---- the head dies
 
 
+@pytest.mark.slow
 def test_a_new_start_refuses_to_write_beside_living_jobs_and_takes_the_training_that_was_waited_for(
     slurm, finished, cluster
 ):
@@ -329,7 +347,7 @@ def test_a_training_that_slurm_ends_again_and_again_learns_what_an_undisturbed_o
     again_at_once(cluster, number)
 
     until(lambda: cluster.running("pretrain"))
-    checkpoint(workflow, saved)
+    checkpoint(workflow, checkpoint(workflow, saved))  # it was saved when it was requeued; now it goes on
     node = cluster.jobs()[number]["NodeList"]
     cluster.kill_node(node)
     until(lambda: cluster.jobs()[number]["JobState"] == "PENDING", 120)
@@ -376,7 +394,7 @@ def test_the_shipped_profile_works_with_accounting_as_sites_have_it(finished, tm
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, started(Path(folder), accounting=True) as cluster:
         workflow = replace(finished.elsewhere(tmp_path / "work"), options=PROFILE, environment=cluster.environment)
         ran = workflow.run(cores=1)
-        assert "22 of 22 steps (100%) done" in ran.output
+        assert "23 of 23 steps (100%) done" in ran.output
         assert workflow.files(*DATA) == finished.files(*DATA)
         assert len(list((workflow.work / "results/export").glob("*/model.safetensors"))) == 2
         assert workflow.stale() == set()

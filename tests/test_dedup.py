@@ -30,7 +30,10 @@ def revised(text: str, characters: int) -> str:
 
 @pytest.fixture
 def drops(tmp_path):
-    """What dedup drops from files of (id, text) pairs, given those of earlier corpora; what it counted is in `drops.counts`."""
+    """What dedup drops from files of (id, text) pairs, given those of earlier corpora, of each of which one id may be `gone`.
+
+    What it counted is in `drops.counts`.
+    """
 
     def signed(corpora):
         for number, files in enumerate(corpora):
@@ -43,11 +46,17 @@ def drops(tmp_path):
                         writer.write(signatures.entry(document, 5, 128))
                 yield number, str(path)
 
-    def run(*own, earlier=(), config=()):
+    def run(*own, earlier=(), gone=(), config=()):
         files = list(signed([*earlier, own]))
         output, counts = tmp_path / "drop.jsonl.zst", tmp_path / "counts.json"
         paths = ["--input", *(path for number, path in files if number == len(earlier))]
         paths += ["--earlier", *(path for number, path in files if number < len(earlier))]
+        paths.append("--earlier-drop")
+        for number in range(len(earlier)):
+            paths.append(str(tmp_path / str(number) / "drop.jsonl.zst"))
+            with documents.writing(paths[-1]) as writer:
+                for name in gone[number : number + 1]:
+                    writer.write({"id": name})
         dedup.main([*SHARE_FLAGS, *config, *paths, "--output", str(output), "--counts", str(counts)])
         run.counts = json.loads(counts.read_text(encoding="utf-8"))
         run.reasons = {entry["id"]: entry["reason"] for entry in documents.read(output)}
@@ -97,6 +106,21 @@ def test_a_document_of_an_earlier_corpus_wins_on_any_side(drops):
 
 def test_what_only_earlier_corpora_repeat_is_not_dropped_here(drops):
     assert drops([(A, "鳥")], earlier=[[[(B, "猫"), (C, "猫")]]]) == {}
+
+
+def test_what_was_dropped_from_an_earlier_corpus_is_no_reason_to_drop_another(drops):
+    earlier = [[[(A, "猫"), (B, "犬")]], [[(A, "鳥")]]]
+    assert drops([(C, "猫"), (D, "鳥"), (E, "犬")], earlier=earlier, gone=[A]) == {D: A, E: B}
+
+
+def test_earlier_corpora_that_are_alike_both_count(drops):
+    """A wiki's dump, then a text that is not compared with it: both are whole when the next wiki comes."""
+    one = article(1)
+    two = revised(one, 150)  # J = (596 - 150) / (596 + 150) = 0.60
+    three = article(-7, 150) + two[150:]  # 0.60 with two, (596 - 300) / (596 + 300) = 0.33 with one
+    alike = ["--threshold=0.45", "--bands=64"]
+    assert drops([(C, three)], earlier=[[[(A, one)]], [[(B, two)]]], config=alike) == {C: B}
+    assert drops([(C, three)], earlier=[[[(A, one)]]], config=alike) == {}
 
 
 def test_train_gives_way_to_valid_and_valid_to_test_whatever_comes_first(drops):

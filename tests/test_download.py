@@ -1,10 +1,11 @@
 import bz2
 import datetime
+import errno
 import hashlib
 import json
+import os
 import random
 import re
-import resource
 import shutil
 import socket
 import subprocess
@@ -18,8 +19,9 @@ from urllib.parse import unquote
 import pytest
 
 import jalm
-from jalm.config import ConfigError
+from jalm.cli import DiskFull
 from jalm.formats import blocks
+from jalm.knobs import ConfigError
 from jalm.stages import download
 
 DATE = "20261101"
@@ -31,7 +33,7 @@ TEXTS = [b"<mediawiki>\n", *PAGES, b"</mediawiki>\n"]
 STREAMS = list(map(bz2.compress, TEXTS))
 WHOLE = b"".join(STREAMS)
 PARTS = {
-    f"jawiki-2026-11-01-p{n}p{n + 8}.xml.bz2": bz2.compress(TEXTS[0] + page)
+    f"jawiki-2026-11-01-p{n}p{n + 8}.xml.bz2": bz2.compress(TEXTS[0] + page + TEXTS[-1])
     for n, page in zip((1, 9, 10), PAGES, strict=True)
 }
 CONTENT = "other/mediawiki_content_current/jawiki/2026-11-01/xml/bzip2"
@@ -170,6 +172,13 @@ def site(mirror, monkeypatch):
 # ---- what is made
 
 
+def forget(here):
+    """Remove what Snakemake removes before it runs a stale rule."""
+    shutil.rmtree(here / "dump")
+    for output in ("blocks.tsv", "manifest.json"):
+        (here / output).unlink()
+
+
 def texts(here):
     """Text of each block of the dump that was brought."""
     made = []
@@ -205,7 +214,7 @@ def test_the_dump_is_on_the_disk_once(load, mirror, here):
 
 def test_a_content_dump_is_its_parts_in_the_order_of_their_pages(load, tmp_path, here):
     load(serve_content(tmp_path / "mirror"), "--layout", "content")
-    assert b"".join(texts(here)) == b"".join(TEXTS[0] + page for page in PAGES)
+    assert b"".join(texts(here)) == b"".join(map(bz2.decompress, PARTS.values()))
     manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
     assert list(manifest["files"]) == list(PARTS)
     for name, file in manifest["files"].items():
@@ -270,6 +279,44 @@ def test_a_dump_on_disk_is_linked_from_where_it_lies(load, tmp_path, here, strea
     assert (file["url"], file["size"]) == (f"file:{path}", path.stat().st_size)
 
 
+def test_a_dump_on_disk_is_kept_when_it_lies_there_no_more(load, tmp_path, here):
+    path = tmp_path / f"jawiki-{DATE}-pages-articles.xml.bz2"
+    path.write_bytes(WHOLE)
+    load(path)
+    path.unlink()
+    forget(here)
+    load(path)
+    assert (here / "dump" / path.name).read_bytes() == WHOLE
+
+
+def test_a_dump_on_disk_that_is_another_now_is_linked_anew(load, tmp_path, here):
+    path = tmp_path / f"jawiki-{DATE}-pages-articles.xml.bz2"
+    path.write_bytes(bz2.compress(b"".join(TEXTS)))
+    load(path)
+    path.unlink()  # or the kept one, which is the same file, would change too
+    path.write_bytes(WHOLE)
+    load(path)
+    assert (here / "dump" / path.name).read_bytes() == WHOLE
+
+
+def test_a_dump_that_already_lies_where_it_is_brought_stays(load, here):
+    here.mkdir(parents=True)
+    path = here / f"jawiki-{DATE}.xml.bz2"
+    path.write_bytes(WHOLE)
+    load(path)
+    assert path.read_bytes() == WHOLE
+
+
+def test_a_verified_dump_needs_neither_its_mirror_nor_a_contact(load, mirror, here):
+    load(mirror)
+    mirror.rename(mirror.with_name("not mounted"))
+    forget(here)
+    load(mirror)
+    forget(here)
+    load("https://dumps.example.org")
+    assert (here / "dump" / DUMP).read_bytes() == WHOLE
+
+
 def test_a_dump_on_disk_without_a_date_needs_its_checksum(load, tmp_path, here):
     path = tmp_path / "ダンプ.xml.bz2"
     path.write_bytes(WHOLE)
@@ -285,7 +332,12 @@ def test_a_dump_on_disk_without_a_date_needs_its_checksum(load, tmp_path, here):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(WHOLE[:-5], "do not add up|truncated"), (b"<mediawiki>", "no bz2 file"), (bz2.compress(b"<html>"), "is no dump")],
+    [
+        (WHOLE[:-5], "do not add up|truncated"),
+        (b"".join(STREAMS[:-1]), "ends in the middle of the dump"),
+        (b"<mediawiki>", "no bz2 file"),
+        (bz2.compress(b"<html>"), "is no dump"),
+    ],
 )
 def test_a_file_that_is_no_dump_is_refused(load, tmp_path, here, content, message):
     path = tmp_path / f"jawiki-{DATE}.xml.bz2"
@@ -436,9 +488,7 @@ def test_a_part_of_something_else_is_removed(load, site, here):
 
 def test_a_verified_file_is_not_loaded_again(load, site, here):
     load(site.address)
-    shutil.rmtree(here / "dump")  # as Snakemake does before it runs a stale rule
-    for output in ("blocks.tsv", "manifest.json"):
-        (here / output).unlink()
+    forget(here)
     shutil.rmtree(site.folder / "jawiki")  # a dump is gone after some months
     site.asked.clear()
     load(site.address)
@@ -526,7 +576,7 @@ def test_a_content_length_that_promises_too_much_does_no_harm_to_what_has_a_chec
     serve_content(site.folder)
     site.length = 10**6
     load(site.address, "--layout", "content", "--retries", "2")
-    assert b"".join(texts(here)) == b"".join(TEXTS[0] + page for page in PAGES)
+    assert b"".join(texts(here)) == b"".join(map(bz2.decompress, PARTS.values()))
 
 
 def test_a_content_length_that_promises_too_little_is_found_out(load, site):
@@ -547,7 +597,7 @@ def test_three_parts_are_loaded_at_once(load, site, here):
     serve_content(site.folder)
     site.meeting = threading.Barrier(3)
     load(site.address, "--layout", "content", "--connections", "3")
-    assert b"".join(texts(here)) == b"".join(TEXTS[0] + page for page in PAGES)
+    assert b"".join(texts(here)) == b"".join(map(bz2.decompress, PARTS.values()))
 
 
 def test_one_part_that_fails_ends_the_others(load, site, here):
@@ -563,19 +613,27 @@ def test_more_connections_than_wikimedia_allows_are_refused(load, mirror):
         load(mirror, "--connections", "4")
 
 
-def test_a_full_disk_says_so_and_the_part_is_resumed(load, mirror, here, monkeypatch):
+def test_a_full_disk_says_so_and_the_part_is_resumed(load, mirror, here, files_of, monkeypatch):
     monkeypatch.setattr(download, "CHUNK", 1000)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(
-            download.DiskFull, match=rf"beyond 20,000 bytes of {len(WHOLE):,} .* make room and run again"
-        ):
-            load(mirror)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = rf"beyond 20,000 bytes of {len(WHOLE):,} .* make room and run again"
+    with pytest.raises(DiskFull, match=told), files_of(20_000):
+        load(mirror)
     assert (here / f"{DUMP}.part").read_bytes() == WHOLE[:20_000]
     load(mirror)
+    assert (here / "dump" / DUMP).read_bytes() == WHOLE
+
+
+def test_a_dump_on_disk_that_is_copied_to_a_full_disk_leaves_nothing_that_looks_finished(
+    load, mirror, here, files_of, monkeypatch
+):
+    def no_links(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(DiskFull, match=rf"^{here / DUMP} cannot be written .* make room"), files_of(20_000):
+        load(mirror / "jawiki" / DATE / DUMP)
+    assert not (here / DUMP).exists()
+    load(mirror / "jawiki" / DATE / DUMP)
     assert (here / "dump" / DUMP).read_bytes() == WHOLE
 
 
@@ -599,6 +657,16 @@ def test_the_dates_are_listed_with_whether_they_are_complete(mirror, site, capsy
         "20261201 content not complete",
         "20270101 classic not complete",
     ]
+
+
+def test_a_wiki_of_which_there_is_no_dump_is_no_empty_list(mirror):
+    with pytest.raises(download.MirrorError, match=r"has no dump of nowiki \(layout classic or content\); check wiki,"):
+        download.main(["--list", "--wiki", "nowiki", "--mirror", f"file:{mirror}"])
+
+
+def test_a_dump_on_disk_has_no_dates(mirror):
+    with pytest.raises(download.MirrorError, match=rf"{DUMP} is one dump on disk"):
+        download.main(["--list", "--mirror", f"file:{mirror / 'jawiki' / DATE / DUMP}"])
 
 
 def test_a_run_without_a_date_is_refused(here, mirror):

@@ -5,7 +5,8 @@ from typing import get_args
 import pytest
 import yaml
 
-from jalm.config import PRESETS, Filter, HojiChar
+from jalm.config import Filter, HojiChar
+from jalm.configfile import PRESETS
 from jalm.formats import documents
 from jalm.stages import filter
 

@@ -1,6 +1,7 @@
 """The house holds: names agree, imports point one way, environments and lock are one."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def test_a_stage_has_a_test_file_a_folder_of_results_a_log_and_a_command_of_its_
     assert f'" {stage} {{params.flags}}' in body if launched else f"python -m jalm {stage} " in body
     assert ("python -m jalm launch " in body) == launched
     home = {"download": "resources", "split_summary": "results/split", "shard_manifest": "results/shard"}
+    home["train_tokenizer_report"] = "results/train_tokenizer"
     assert f'"{home.get(stage, f"results/{stage}")}/' in body
 
 
@@ -59,10 +61,11 @@ def test_a_rule_says_what_it_is_for_what_it_needs_and_what_makes_it_stale(stage)
     assert not re.search(r"threads|cpus|mem|gpu|partition", params)
 
 
-@pytest.mark.parametrize("name", ["cli", "config", "provenance", "slurm"])
+@pytest.mark.parametrize("name", ["cli", "config", "configfile", "knobs", "provenance", "sizes", "slurm"])
 def test_the_base_imports_nothing_of_the_package_but_the_base(name):
     imported = provenance.imports((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-    assert imported <= ({"config"} if name == "cli" else set())
+    allowed = {"cli": {"knobs"}, "sizes": {"knobs"}, "config": {"knobs", "sizes"}, "configfile": {"config", "knobs"}}
+    assert imported <= allowed.get(name, set())
 
 
 def test_formats_import_formats_only():
@@ -73,15 +76,24 @@ def test_formats_import_formats_only():
 @pytest.mark.parametrize("folder", ["stages", "commands"])
 def test_stages_and_commands_import_no_stage_and_no_command(folder):
     for name, imported in modules(folder).items():
-        assert all(m in ("cli", "config", "slurm") or m.startswith("formats.") for m in imported), (name, imported)
+        assert all(m in ("cli", "config", "knobs", "sizes", "slurm") or m.startswith("formats.") for m in imported), (
+            name,
+            imported,
+        )
 
 
 def test_rules_import_configuration_provenance_and_slurm_only():
-    assert set(re.findall(r"from jalm(?:\.| import )(\w+)", RULES)) == {"config", "provenance", "slurm"}
+    assert set(re.findall(r"from jalm(?:\.| import )(\w+)", RULES)) == {
+        "config",
+        "configfile",
+        "knobs",
+        "provenance",
+        "slurm",
+    }
 
 
 def test_parsing_the_workflow_imports_nothing_heavy():
-    program = "import sys; import jalm.cli, jalm.config, jalm.provenance, jalm.slurm; print(*sys.modules)"
+    program = "import sys; import jalm.cli, jalm.configfile, jalm.provenance, jalm.slurm; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "numpy", "tokenizers", "sentencepiece", "fugashi", "requests"} & set(loaded)
 
@@ -110,6 +122,10 @@ def test_the_environments_have_every_library_that_the_package_imports():
     names = {
         "yaml": "pyyaml",
         "google": "protobuf",
+        "fontTools": "fonttools",
+        "huggingface_hub": "huggingface-hub",
+        "matplotlib_fontja": "matplotlib-fontja",
+        "pynvml": "nvidia-ml-py",
         "unidic_lite": "unidic-lite",
         "urllib3": "requests",
         "xz": "python-xz",
@@ -125,3 +141,21 @@ def test_the_environments_have_every_library_that_the_package_imports():
     lines = (ROOT / "envs" / "cpu.yaml").read_text(encoding="utf-8")
     for name in imported:
         assert f"- {names.get(name, name)}==" in lines
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_uses_only_what_the_package_has(path):
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    wanted = [
+        node for node in nodes if isinstance(node, ast.ImportFrom) and node.module in ("jalm.formats", "jalm.stages")
+    ]
+    modules = {
+        alias.name: importlib.import_module(f"{node.module}.{alias.name}") for node in wanted for alias in node.names
+    }
+    used = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    missing = [
+        f"{node.value.id}.{node.attr}"
+        for node in used
+        if node.value.id in modules and not hasattr(modules[node.value.id], node.attr)
+    ]
+    assert missing == []

@@ -45,13 +45,27 @@ def documents_of(text: bytes) -> list[tuple[int, bytes]]:
     """Offset and bytes of each run of lines that are not blank."""
     lines = re.findall(rb"[^\n]*\n|[^\n]+", text)
     offsets = [0, *itertools.accumulate(map(len, lines))]
-    runs = itertools.groupby(zip(offsets, lines, strict=False), key=lambda line: bool(line[1].strip(b" \t\r\n")))
+    runs = itertools.groupby(zip(offsets, lines, strict=False), key=lambda line: bool(line[1].decode().strip()))
     found = [(kept, list(run)) for kept, run in runs]
     return [(run[0][0], b"".join(line for _, line in run)) for kept, run in found if kept]
 
 
 LINE = st.sampled_from(
-    ["", "", "\r", " \t", " " * 70, "「\r", "吾輩は猫である。", "\u3000", "終" + " " * 200, "長" * 60]
+    [
+        "",
+        "",
+        "\r",
+        " \t",
+        " " * 70,
+        "「\r",
+        "吾輩は猫である。",
+        "\u3000",
+        " \u3000\u3000\r",
+        "\u3000" * 30,
+        "\u3000終",
+        "終" + " " * 200,
+        "長" * 60,
+    ]
 )
 
 
@@ -98,7 +112,7 @@ def test_documents_are_named_by_file_and_offset(imported, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("text", ["", "\n", " \n\t\n\n"])
+@pytest.mark.parametrize("text", ["", "\n", " \n\t\n\n", "\u3000\n \u3000"])
 def test_a_file_of_nothing_has_no_documents(imported, tmp_path, text):
     (tmp_path / "無.txt").write_text(text, encoding="utf-8")
     assert imported(tmp_path / "無.txt", parts=3) == [[], [], []]
@@ -126,7 +140,14 @@ def test_a_gigantic_line_is_left_out_without_being_held(imported, tmp_path, capl
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["", "短い", "長" * 40, " " * 150, " " * 90 + "長" * 40 + " " * 90]), max_size=9))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["", "短い", "長" * 40, " " * 150, "\u3000" * 20, "\u3000" * 60, " " * 90 + "長" * 40 + " " * 90]
+        ),
+        max_size=9,
+    )
+)
 def test_which_lines_are_too_long_does_not_depend_on_how_the_file_is_read(tmp_path_factory, lines):
     path = tmp_path_factory.getbasetemp() / "長い行.txt"
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -273,6 +294,13 @@ def test_control_characters_are_counted():
     assert +counts == {"control characters": 3}
 
 
+def test_half_a_surrogate_pair_in_json_is_no_text_and_is_mended(imported, tmp_path):
+    whole, half = r"\ud83d\ude00", r"\ud83d"
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "{"句" * 30}{half}"}}\n{{"text": "{whole}"}}\n', encoding="utf-8")
+    (made,) = imported(tmp_path / "a.jsonl")
+    assert [document["text"] for document in made] == ["句" * 30 + "\ufffd", "😀"]
+
+
 def test_json_with_bytes_that_are_no_utf8_is_mended(imported, tmp_path, caplog):
     (tmp_path / "a.jsonl").write_bytes(b'{"title": "\xff", "text": "\xff' + POEM.replace("\n", "").encode() + b'"}\n')
     with caplog.at_level(logging.INFO):
@@ -320,16 +348,33 @@ def test_what_was_mended_and_what_was_empty_is_logged(imported, tmp_path, caplog
 
 def test_a_folder_without_text_is_refused(imported, tmp_path):
     (tmp_path / "空").mkdir()
-    with pytest.raises(Fault, match=r"空 has no \.txt files"):
+    with pytest.raises(Fault, match=r"空 has no \.txt files$"):
         imported(tmp_path / "空")
+    (tmp_path / "空" / "a.jsonl").touch()
+    with pytest.raises(
+        Fault, match=r"空 has no \.txt files, but 1 of other kinds \('.*空/a\.jsonl'\); list these themselves"
+    ):
+        imported(tmp_path / "空")
+
+
+def test_files_that_a_folder_has_beside_text_are_named_once(imported, tmp_path, caplog):
+    (tmp_path / "歌" / "下").mkdir(parents=True)
+    for name in ("a.txt", "b.jsonl", "下/c.txt.xz"):
+        (tmp_path / "歌" / name).write_text(POEM, encoding="utf-8")
+    with caplog.at_level(logging.INFO):
+        imported(tmp_path / "歌", parts=3)
+    (line,) = [line for line in caplog.messages if "passed over" in line]
+    assert "歌: 2 files are passed over" in line and "b.jsonl', " in line and line.endswith("下/c.txt.xz'")
 
 
 def test_two_paths_with_one_name_are_refused(imported, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "本文.txt").write_text(POEM, encoding="utf-8")
-    with pytest.raises(Fault, match=r"two paths are called 本文\.txt"):
+    with pytest.raises(Fault, match=r"/a/本文\.txt and /.*/b/本文\.txt are both called 本文\.txt in ids"):
         imported(tmp_path / "a" / "本文.txt", tmp_path / "b" / "本文.txt")
+    with pytest.raises(Fault, match=r"本文\.txt is listed twice in paths; remove one"):
+        imported(*[tmp_path / "a" / "本文.txt"] * 2)
 
 
 @pytest.mark.parametrize("name", ["ja.txt.gz", "ja.tar.xz", "ja.parquet.zst"])
@@ -368,15 +413,25 @@ def test_what_is_no_parquet_of_text_is_refused(imported, tmp_path, content):
     ("line", "fault"),
     [
         ('{"text": "「', "no JSON"),
-        ('["古池や"]', "no object with a text"),
-        ('{"txt": "古池や"}', "no object with a text"),
-        ('{"text": 1234}', "no object with a text"),
-        (r'{"text": "\ud800"}', "no JSON"),
+        ('["古池や"]', r"no JSON object \({…}\) with a key 'text'"),
     ],
 )
 def test_a_line_without_a_text_is_named(imported, tmp_path, line, fault):
     (tmp_path / "a.jsonl").write_text(f'{{"text": "{"句"}"}}\n{line}\n', encoding="utf-8")
     with pytest.raises(Fault, match=rf"a\.jsonl: line 2 is {fault}"):
+        imported(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"txt": "古池や", "題": ""}', "has no key 'text'; set text_column to one of: txt, 題"),
+        ('{"text": 1234}', r"has no text under 'text' \(text_column\), but 1234"),
+    ],
+)
+def test_a_line_with_its_text_elsewhere_is_met_with_its_keys(imported, tmp_path, line, fault):
+    (tmp_path / "a.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(Fault, match=rf"a\.jsonl: line 1 {fault}$"):
         imported(tmp_path / "a.jsonl")
 
 
@@ -389,7 +444,7 @@ def test_another_encoding_is_refused_behind_a_large_file_too(imported, tmp_path)
 
 def test_a_truncated_file_is_refused(imported, tmp_path):
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "1,234"}\n')[:-1])
-    with pytest.raises(Fault, match=r"a\.jsonl\.zst ends in the middle"):
+    with pytest.raises(Fault, match=r"a\.jsonl\.zst ends in the middle; fetch or make it anew"):
         imported(tmp_path / "a.jsonl.zst")
 
 

@@ -53,10 +53,11 @@ def two(tiny, tmp_path_factory) -> list[dict]:
 # ---- the same model
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
-def test_two_processes_learn_what_one_does(tiny, tmp_path, architecture):
+@pytest.mark.parametrize(("architecture", "optim"), [("gpt2", "adamw"), ("roberta", "muon"), ("bert", "muon")])
+def test_two_processes_learn_what_one_does(tiny, tmp_path, architecture, optim):
     """Each works on half of a step's sequences, in two pieces, and they validate together."""
-    config = tiny.config(architecture, max_steps=30, per_device_train_batch_size=2, eval_steps=10)
+    knobs = {"optim": optim, "max_steps": 30, "learning_rate": 2e-3, "per_device_train_batch_size": 2, "eval_steps": 10}
+    config = tiny.config(architecture, **knobs)
     one = train(tiny, config, tmp_path / "one", 1)
     both = train(tiny, config, tmp_path / "two", 2)
     assert [record["step"] for record in one] == [record["step"] for record in both]

@@ -157,3 +157,40 @@ def test_a_holder_that_could_not_touch_its_lock_for_long_does_not_write(tmp_path
         monkeypatch.setattr(held, "_touched", held._touched - 1)
         with pytest.raises(LockError, match="could not be touched for"):
             held.check()
+
+
+# ---- who holds it
+
+
+def test_the_holder_of_a_state_is_seen_until_it_is_killed(tmp_path):
+    assert lock.holder(tmp_path) == ""
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert lock.holder(tmp_path) == f"process {process.pid} on {socket.gethostname()}"
+        os.kill(process.pid, signal.SIGKILL)
+    assert lock.holder(tmp_path) == ""
+    with lock.locked(tmp_path, print):
+        assert lock.holder(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
+    assert lock.holder(tmp_path) == ""
+
+
+def test_a_holder_on_another_machine_counts_until_its_job_is_gone_or_it_is_silent(tmp_path):
+    left_by(tmp_path, host="n1", job="45")
+    before = (tmp_path / "lock").stat().st_mtime_ns
+    assert lock.holder(tmp_path) == "process 7 on n1, Slurm job 45"
+    assert lock.holder(tmp_path, lambda job: job == "45") == ""
+    assert (tmp_path / "lock").stat().st_mtime_ns == before  # looking is no sign of life
+    silent = time.time() - lock.SILENCE - 1
+    os.utime(tmp_path / "lock", (silent, silent))
+    assert lock.holder(tmp_path) == ""
+
+
+def test_a_holder_is_seen_by_its_signs_of_life_on_a_file_system_without_locks(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    left_by(tmp_path, host=socket.gethostname())
+    assert lock.holder(tmp_path) == f"process 7 on {socket.gethostname()}"
+    os.utime(tmp_path / "lock", (0, 0))
+    assert lock.holder(tmp_path) == ""

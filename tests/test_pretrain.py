@@ -4,27 +4,34 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
+import accelerate
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import log_of, wait_for
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from jalm.config import Pretrain
-from jalm.formats import checkpoints, lock
-from jalm.formats.shards import Mixture, Shards
+from jalm.formats import checkpoints, lock, machine
+from jalm.formats.shards import Shards, digest
 from jalm.stages import pretrain
-from jalm.stages.pretrain import TrainingError, learning_rate
+from jalm.stages.pretrain import TrainingError
 
 torch.set_num_threads(1)  # what is this small only gets slower with more
 
-# for each RECIPE, the losses of SETTINGS on the tokens of `counted`
+# for each RECIPE, the losses of SETTINGS on the tokens of `counted`, by architecture, dropout and optimizer
 RECORDED = {
-    1: {
-        ("gpt2", 0.0): [5.72314, 5.67714, 5.61361, 5.67965, 5.57004, 5.36533, 5.44311, 5.34822],
-        ("gpt2", 0.1): [5.72177, 5.68785, 5.60569, 5.67557, 5.55865, 5.44959, 5.37777, 5.46485],
-        ("roberta", 0.0): [5.71191, 5.74029, 5.61556, 5.67963, 5.7067, 5.77318, 5.62998, 5.80887],
+    3: {
+        ("gpt2", 0.0, "adamw"): [5.69087, 5.59303, 5.54903, 5.49583, 5.59302, 5.60189, 5.4883, 5.16998],
+        ("gpt2", 0.1, "adamw"): [5.69211, 5.59617, 5.54505, 5.47938, 5.64428, 5.57177, 5.50821, 5.16143],
+        ("gpt2", 0.0, "muon"): [5.69087, 5.61045, 5.54928, 5.41498, 5.66104, 5.62179, 5.52195, 5.22378],
+        ("gpt_neo", 0.0, "adamw"): [5.71876, 5.65411, 5.55183, 5.48189, 5.64399, 5.59147, 5.46396, 5.25265],
+        ("llama", 0.0, "adamw"): [5.70561, 5.64261, 5.49726, 5.35292, 5.49295, 5.51615, 5.49265, 5.25096],
+        ("roberta", 0.0, "adamw"): [5.74121, 5.77035, 5.71966, 5.67255, 5.82496, 5.86229, 5.84994, 5.69914],
+        ("bert", 0.0, "adamw"): [6.42358, 5.72326, 6.26939, 6.59594, 6.71901, 5.79624, 6.62083, 6.2772],
+        ("modernbert", 0.0, "adamw"): [5.74166, 5.73246, 5.69526, 5.70567, 5.79454, 5.80153, 5.82549, 5.63192],
     }
 }
 SETTINGS = {
@@ -60,55 +67,6 @@ def state_of(folder):
 # ---- pure functions
 
 
-def schedule(**knobs) -> list[float]:
-    config = Pretrain(architecture="gpt2", config={}, corpora={"wiki": 1}, learning_rate=1.0, **knobs)
-    return [learning_rate(step, config) for step in range(config.max_steps)]
-
-
-def test_the_learning_rate_warms_up_in_equal_steps_and_then_stays():
-    assert schedule(lr_scheduler_type="constant", warmup_steps=4, max_steps=6) == [0.25, 0.5, 0.75, 1, 1, 1]
-
-
-def test_the_linear_schedule_falls_to_zero_after_the_last_step():
-    assert schedule(lr_scheduler_type="linear", warmup_steps=2, max_steps=7) == pytest.approx(
-        [0.5, 1, 1, 0.8, 0.6, 0.4, 0.2]
-    )
-
-
-def test_the_cosine_schedule_is_a_half_wave():
-    rates = schedule(lr_scheduler_type="cosine", warmup_steps=0, max_steps=6)
-    assert rates == pytest.approx([(1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
-    assert rates[3] == pytest.approx(0.5)
-
-
-def test_warmup_stable_decay_falls_linearly_at_the_end_only():
-    rates = schedule(lr_scheduler_type="warmup_stable_decay", warmup_steps=2, max_steps=20, decay_fraction=0.2)
-    assert rates == pytest.approx([0.5, 1] + [1] * 15 + [0.75, 0.5, 0.25])
-
-
-def test_a_longer_warmup_stable_decay_begins_as_the_shorter_one():
-    short, long = (schedule(warmup_steps=5, max_steps=steps) for steps in (50, 100))
-    assert short[:41] == long[:41]
-    assert short[41] < long[41]
-
-
-def test_a_schedule_of_nothing_but_warm_up_has_no_decay_left():
-    assert schedule(lr_scheduler_type="linear", warmup_steps=3, max_steps=3) == pytest.approx([1 / 3, 2 / 3, 1])
-
-
-@pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_the_batch_of_a_step_is_the_same_in_pieces_of_any_size(tiny, architecture, size):
-    mixture = Mixture([(Shards(tiny.shards["train"]), 1.0)], block_size=32, seed=42)
-
-    def fed(**knobs):
-        pieces = pretrain.batches(mixture, tiny.config(architecture, **knobs), 5, 2000, range(8))
-        return torch.cat([torch.stack([piece.inputs, piece.labels]) for piece in pieces], dim=1)
-
-    assert fed().shape == (2, 8, 32)
-    assert torch.equal(fed(per_device_train_batch_size=size), fed())
-
-
 def test_the_state_of_a_training_is_found_again_by_what_it_learns(tiny):
     def key(**knobs):
         return pretrain.state_key(tiny.config("gpt2", **knobs), [tiny.shards["train"], tiny.shards["valid"]])[0]
@@ -119,46 +77,30 @@ def test_the_state_of_a_training_is_found_again_by_what_it_learns(tiny):
     assert len({*different, other_data}) == 6
 
 
-def test_going_on_under_changed_code_is_said_and_recorded(tmp_path, caplog):
-    path = tmp_path / "settings.json"
-    pretrain.record_settings(path, {"code": "stages.pretrain@1"})
-    pretrain.record_settings(path, {"code": "stages.pretrain@1"})
-    assert not caplog.records
-    with caplog.at_level("INFO", logger="jalm"):
-        pretrain.record_settings(path, {"code": "stages.pretrain@2"})
-        pretrain.record_settings(path, {"code": "stages.pretrain@2", "newer": 1})  # a version ago it was not recorded
-    assert "code changed since this training was last run: stages.pretrain@1 is now stages.pretrain@2" in caplog.text
-    assert "newer changed since this training was last run: None is now 1" in caplog.text
-    assert json.loads(path.read_text()) == {"code": "stages.pretrain@2", "newer": 1}
-
-
-def test_the_log_is_cut_where_the_training_goes_on(tmp_path):
-    lines = [json.dumps({"step": step, "loss": 1.5}) + "\n" for step in (1, 2, 2, 3)]
-    (tmp_path / "log.jsonl").write_text("".join(lines) + '{"step": 4, "lo', encoding="utf-8")
-    pretrain._cut_log(tmp_path / "log.jsonl", 2)
-    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == "".join(lines[:3])
-
-
 # ---- what is learnt
 
 
 @pytest.fixture
 def counted(stream):
-    """Shards of documents of 30 tokens that count up by 7."""
+    """Shards of documents of 30 tokens in two sentences that count up by 7."""
     documents = [[2, *(7 + (first + 7 * np.arange(28)) % 293), 3] for first in range(40)]
-    return stream(np.concatenate(documents), vocab_size=300)
+    manifest = stream(np.concatenate(documents), vocab_size=300)
+    np.save(manifest.parent / "index.npy", np.arange(1, 41)[:, None] * [30, 2])
+    np.save(manifest.parent / "sentences.npy", np.full(80, 15, dtype="<u4"))
+    return manifest
 
 
-@pytest.mark.parametrize(("architecture", "dropout"), [("gpt2", 0.0), ("gpt2", 0.1), ("roberta", 0.0)])
-def test_what_is_learnt_is_what_was_recorded_for_this_recipe(tiny, counted, tmp_path, architecture, dropout):
+@pytest.mark.parametrize(("architecture", "dropout", "optim"), RECORDED[pretrain.RECIPE])
+def test_what_is_learnt_is_what_was_recorded_for_this_recipe(tiny, counted, tmp_path, architecture, dropout, optim):
     """Where the losses are meant to change, raise RECIPE and record what it gives."""
     if dropout and not torch.backends.mkl.is_available():
         pytest.skip("without MKL, torch draws other dropout masks")
-    output = tiny.pretrain(tiny.config(architecture, dropout, **SETTINGS), tmp_path, train=counted, valid=counted)
-    assert losses_of(output) == pytest.approx(RECORDED[pretrain.RECIPE][architecture, dropout], abs=1e-4)
+    config = tiny.config(architecture, dropout, optim=optim, **SETTINGS)
+    output = tiny.pretrain(config, tmp_path, train=counted, valid=counted)
+    assert losses_of(output) == pytest.approx(RECORDED[pretrain.RECIPE][architecture, dropout, optim], abs=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
+@pytest.mark.parametrize("architecture", ["gpt2", "roberta", "bert"])
 def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, tmp_path, architecture):
     logs = []
     for size in (8, 2):
@@ -166,7 +108,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, tmp_path, arch
         logs.append(log_of(tiny.pretrain(config, tmp_path / str(size))))
     assert len(logs[0]) == 21
     for whole, accumulated in zip(*logs, strict=True):
-        assert accumulated == pytest.approx(whole, abs=1e-5)
+        assert whole.keys() == accumulated.keys()
+        for name, value in whole.items():
+            assert accumulated[name] == pytest.approx(value, abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
@@ -200,6 +144,7 @@ def test_the_record_of_a_training_says_what_it_took(tiny):
 
 # ---- interrupted trainings
 
+KINDS = {"gpt2": "adamw", "roberta": "muon", "bert": "muon"}  # architecture to optimizer
 LONG = {"max_steps": 120, "save_steps": 30, "eval_steps": 25, "save_total_limit": 2}
 
 
@@ -207,9 +152,9 @@ LONG = {"max_steps": 120, "save_steps": 30, "eval_steps": 25, "save_total_limit"
 def undisturbed(tiny, tmp_path_factory):
     """Logs of trainings of 120 steps that nobody disturbed."""
     made = {}
-    for architecture in ("gpt2", "roberta"):
+    for architecture, optim in KINDS.items():
         folder = tmp_path_factory.mktemp(f"undisturbed-{architecture}")
-        made[architecture] = log_of(tiny.pretrain(tiny.config(architecture, dropout=0.1, **LONG), folder))
+        made[architecture] = log_of(tiny.pretrain(tiny.config(architecture, 0.1, optim=optim, **LONG), folder))
     return made
 
 
@@ -219,9 +164,9 @@ def start(tiny, config, folder) -> subprocess.Popen:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
+@pytest.mark.parametrize("architecture", KINDS)
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(tiny, tmp_path, undisturbed, architecture):
-    config = tiny.config(architecture, dropout=0.1, **LONG)
+    config = tiny.config(architecture, dropout=0.1, optim=KINDS[architecture], **LONG)
     with start(tiny, config, tmp_path) as process:
         wait_for(45, tmp_path, process)  # behind the checkpoint of step 30
         process.kill()
@@ -230,6 +175,16 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tiny, tmp_path, un
     assert not (tmp_path / "output").exists()
     assert 30 <= checkpoints.newest(state, pytest.fail) < 120
     assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed[architecture]
+
+
+def test_a_training_killed_again_and_again_while_it_saves_goes_on_each_time(tiny, tmp_path, undisturbed):
+    config = tiny.config("gpt2", dropout=0.1, **LONG | {"save_steps": 1})  # most of its time it writes a checkpoint
+    for lines in (20, 60, 100):
+        with start(tiny, config, tmp_path) as process:
+            wait_for(lines, tmp_path, process)
+            process.kill()
+        assert checkpoints.newest(state_of(tmp_path), pytest.fail) >= lines - 10
+    assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed["gpt2"]
 
 
 def test_a_training_that_is_told_to_end_saves_and_goes_on_in_the_next_run(tiny, tmp_path, undisturbed):
@@ -257,12 +212,25 @@ def test_a_training_whose_time_is_up_saves_and_goes_on_in_the_next_run(tiny, tmp
     assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed["gpt2"]
 
 
+def test_time_is_left_for_the_next_validation_and_for_the_first_by_its_blocks(tiny, tmp_path):
+    config, sides = tiny.config("gpt2", eval_steps=10), [[Shards(tiny.shards[side])] for side in ("train", "valid")]
+    trainer = pretrain.Trainer(config, *sides, tmp_path, None, math.inf)
+    steps = sides[1][0].tokens // 32 / 8  # that a validation takes the time of, at most
+    for seconds, stops in [(100 * (1 + steps) + 5, False), (100 * (1 + steps) - 5, True)]:
+        trainer.ends, trainer.told_to_stop = time.monotonic() + seconds, ""
+        assert (trainer._stopping(9, 100.0), trainer.slowest_step) == ("time is up" if stops else "", 100)
+    trainer.told_to_stop = ""
+    assert trainer._stopping(8, 100.0) == ""  # the step after it does not validate
+    trainer.slowest_validation = 1.0
+    assert trainer._stopping(9, 100.0) == ""
+
+
 def test_a_training_that_was_taken_over_ends_without_saving(tiny, tmp_path, monkeypatch):
 
     def taken(path):
         (path.parents[1] / "lock").write_text('{"process": 7, "host": "n2", "job": "45"}', encoding="utf-8")
 
-    monkeypatch.setattr(checkpoints, "forget", lambda state, keep: taken(checkpoints.checkpoint(state, 0)))
+    monkeypatch.setattr(checkpoints, "forget", lambda state, *_: taken(checkpoints.checkpoint(state, 0)))
     with pytest.raises(lock.LockError, match="was taken over by another process"):
         tiny.pretrain(tiny.config("gpt2", save_steps=5, max_steps=50), tmp_path)
     assert checkpoints.steps(state_of(tmp_path)) == [5]
@@ -289,6 +257,26 @@ def test_a_damaged_end_is_made_again_from_the_last_checkpoint(tiny, tmp_path, mo
     assert (tiny.pretrain(config, tmp_path) / "model.safetensors").read_bytes() == content
 
 
+def test_a_training_whose_checkpoints_are_all_corrupt_says_that_it_begins_again(tiny, tmp_path, caplog):
+    config = tiny.config("gpt2", max_steps=3, save_steps=1)
+    with caplog.at_level("INFO", logger="jalm"):
+        log = log_of(tiny.pretrain(config, tmp_path))
+        assert "again" not in caplog.text
+        shutil.rmtree(state_of(tmp_path) / "final")
+        for folder in (state_of(tmp_path) / "checkpoints").iterdir():
+            (folder / "model.safetensors").write_bytes(b"")
+        assert log_of(tiny.pretrain(config, tmp_path)) == log
+    assert caplog.text.count("is corrupt and is passed over") == 2
+    assert "has no checkpoint to go on from: the training begins again at step 0" in caplog.text
+
+
+def test_a_cpu_that_is_slow_in_bf16_is_told(tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(machine, "matmul_peak", lambda _, kind: 5e8 if kind == torch.bfloat16 else 2e10)
+    with caplog.at_level("INFO", logger="jalm"):
+        tiny.pretrain(tiny.config("gpt2", mixed_precision="bf16", max_steps=1), tmp_path)
+    assert "bf16 is 40 times as slow as full precision on this CPU; set mixed_precision to 'no'" in caplog.text
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
 def test_a_training_in_bf16_goes_on_from_a_checkpoint_to_the_last_bit(tiny, tmp_path, architecture):
     config = tiny.config(architecture, mixed_precision="bf16", max_steps=12, save_steps=4, save_total_limit=3)
@@ -305,6 +293,26 @@ def test_a_training_in_bf16_goes_on_from_a_checkpoint_to_the_last_bit(tiny, tmp_
 def test_the_last_checkpoints_are_kept(tiny, tmp_path):
     tiny.pretrain(tiny.config("gpt2", max_steps=9, save_steps=2, save_total_limit=3), tmp_path)
     assert checkpoints.steps(state_of(tmp_path)) == [6, 8, 9]
+
+
+def test_the_best_checkpoint_and_every_so_many_are_kept_too(tiny, tmp_path, monkeypatch):
+    losses = iter([4.0, 3.0, 5.0, 6.0, 7.0])  # at steps 2, 4, …
+    monkeypatch.setattr(pretrain.Trainer, "validate", lambda _: {"valid_loss": next(losses)})
+    knobs = {"save_steps": 2, "eval_steps": 2, "keep_steps": 6, "save_total_limit": 1, "lr_scheduler_type": "linear"}
+    tiny.pretrain(tiny.config("gpt2", max_steps=10, **knobs), tmp_path)
+    assert checkpoints.steps(state_of(tmp_path)) == [4, 6, 10]
+
+
+def test_another_batch_per_device_goes_on_with_the_same_training(tiny, tmp_path):
+    config = tiny.config("roberta", max_steps=24, save_steps=8, save_total_limit=3)
+    whole = losses_of(tiny.pretrain(config, tmp_path))
+    state = state_of(tmp_path)
+    for folder in (state / "final", checkpoints.checkpoint(state, 24), checkpoints.checkpoint(state, 16)):
+        shutil.rmtree(folder)
+    shutil.rmtree(checkpoints.checkpoint(state, 20))  # where the learning rate begins to fall
+    changed = losses_of(tiny.pretrain(config.model_copy(update={"per_device_train_batch_size": 2}), tmp_path))
+    assert changed[8:] != whole[8:]
+    assert changed == pytest.approx(whole, abs=1e-5)
 
 
 def test_a_second_training_of_the_same_state_is_refused(tiny, tmp_path):
@@ -336,7 +344,209 @@ def test_shards_of_two_tokenizers_are_refused(tiny, stream, tmp_path):
 @pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
 def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_checkpoint(tiny, tmp_path, architecture):
     config = tiny.config(architecture, learning_rate=1e38, save_steps=1, eval_steps=1000)
-    with pytest.raises(TrainingError, match=r"at step 2; the last checkpoint was kept\. Lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"step 2: the loss is no number in process 0, blocks \[8, 9, .*, 15\], "):
         tiny.pretrain(config, tmp_path)
     assert checkpoints.newest(state_of(tmp_path), pytest.fail) == 1
     assert not (tmp_path / "output").exists()
+
+
+# ---- longer, from another model, in other ways
+
+
+def test_a_longer_training_goes_on_from_the_last_step_that_it_shares_with_a_finished_one(tiny, tmp_path, caplog):
+    short, long = (tiny.config("gpt2", dropout=0.1, max_steps=steps, decay_fraction=0.25) for steps in (20, 32))
+    undisturbed = log_of(tiny.pretrain(long, tmp_path / "alone"))
+    tiny.pretrain(short, tmp_path)
+    with caplog.at_level("INFO", logger="jalm"):
+        assert log_of(tiny.pretrain(long, tmp_path)) == undisturbed
+    assert "going on from the checkpoint of step 16" in caplog.text  # the rate falls from the step after it
+
+
+@pytest.mark.parametrize("course", ["linear", "cosine"])
+def test_a_longer_training_begins_anew_where_the_learning_rate_was_another_from_the_start(
+    tiny, tmp_path, caplog, course
+):
+    for steps in (4, 8):
+        with caplog.at_level("INFO", logger="jalm"):
+            tiny.pretrain(tiny.config("gpt2", max_steps=steps, lr_scheduler_type=course), tmp_path)
+    assert "going on" not in caplog.text
+
+
+def test_a_training_starts_from_another_model(tiny, tmp_path):
+    first = tiny.model("gpt2")
+    known = log_of(first)[-1]["valid_loss"]
+    config = tiny.config("gpt2", max_steps=2, learning_rate=1e-9, eval_steps=1, init_model=str(first))
+    assert log_of(tiny.pretrain(config, tmp_path))[-1]["valid_loss"] == pytest.approx(known, abs=1e-4)
+
+
+def test_weights_that_changed_at_their_place_are_another_training(tiny, tmp_path):
+    folder = shutil.copytree(tiny.model("gpt2"), tmp_path / "最初")
+    config, manifests = tiny.config("gpt2", init_model=str(folder)), [tiny.shards["train"]]
+    before, _ = pretrain.state_key(config, manifests)
+    (folder / "model.safetensors").write_bytes(b"")
+    assert pretrain.state_key(config, manifests)[0] != before
+
+
+def test_weights_that_only_lie_about_are_not_what_a_training_starts_from(tiny, tmp_path, monkeypatch):
+    config, manifests = tiny.config("gpt2"), [tiny.shards["train"]]
+    before, _ = pretrain.state_key(config, manifests)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "別.safetensors").write_bytes(b"")
+    assert pretrain.state_key(config, manifests)[0] == before
+
+
+def test_a_first_model_of_another_tokenizer_is_refused(tiny, stream, tmp_path):
+    exported, trained = tiny.exported("gpt2"), tiny.model("gpt2")
+    other = stream(range(7, 200), vocab_size=2000, tokenizer="another")
+    for folder in (exported, trained):
+        with pytest.raises(TrainingError, match=r"gpt2.* has another tokenizer than the shards .*pin\.tokenizer"):
+            tiny.pretrain(tiny.config("gpt2", init_model=str(folder)), tmp_path, train=other, valid=other)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"per_device_train_batch_size": "auto"}, {"gradient_checkpointing": True}, {"full_determinism": True}]
+)
+def test_a_way_to_train_that_changes_no_result_gives_the_losses_of_the_plain_one(tiny, tmp_path, knobs):
+    plain, other = (
+        log_of(tiny.pretrain(tiny.config("gpt2", max_steps=5, **more), tmp_path / name))
+        for name, more in (("plain", {}), ("other", knobs))
+    )
+    torch.use_deterministic_algorithms(False)
+    assert [record["grad_norm"] for record in other[:-1]] == pytest.approx(
+        [record["grad_norm"] for record in plain[:-1]], abs=1e-6
+    )
+    assert losses_of(tmp_path / "other/output") == pytest.approx(losses_of(tmp_path / "plain/output"), abs=1e-6)
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """Gradients are scaled as in fp16, which a CPU does not have."""
+    made = pretrain._accelerator
+
+    def accelerator(config, state):
+        found = made(config, state)
+        found.scaler = torch.amp.GradScaler("cpu", init_scale=1024)
+        found.unscale_gradients = lambda *_: [found.scaler.unscale_(o.optimizer) for o in found._optimizers]
+        return found
+
+    monkeypatch.setattr(pretrain, "_accelerator", accelerator)
+
+
+@pytest.mark.parametrize(("largest", "size"), [(1, 1), (5, 4), (8, 8), (0, 1)])
+def test_the_largest_batch_that_fits_divides_the_rows_of_a_step(tiny, tmp_path, monkeypatch, largest, size):
+    tried = []
+    monkeypatch.setattr(pretrain.Trainer, "_fits", lambda _, rows: tried.append(rows) or rows <= largest)
+    monkeypatch.setattr(pretrain, "_accelerator", lambda *_: accelerate.Accelerator())
+    trainer = pretrain.Trainer(
+        tiny.config("gpt2"), *[[Shards(tiny.shards[side])] for side in ("train", "valid")], tmp_path, None, math.inf
+    )
+    monkeypatch.setattr(type(trainer.accelerator), "device", torch.device("cuda"))
+    assert trainer._largest_batch() == size
+    assert len(tried) <= 3  # of 1, 2, 4 and 8
+
+
+def test_scaled_gradients_of_two_optimizers_are_unscaled_once(tiny, tmp_path, request):
+    config = tiny.config("gpt2", optim="muon", max_steps=8)
+    plain = log_of(tiny.pretrain(config, tmp_path / "plain"))
+    request.getfixturevalue("scaled")
+    log = log_of(tiny.pretrain(config, tmp_path / "scaled"))
+    assert log[0].pop("loss_scale") == 1024
+    for name in ("loss", "grad_norm"):
+        wanted = [line[name] for line in plain if name in line]
+        assert [line[name] for line in log if name in line] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_left_out_and_told(tiny, tmp_path, scaled, monkeypatch, caplog):
+    backward = pretrain.Trainer._backward
+
+    def overflowing(self, *args):
+        made = backward(self, *args)
+        next(self.model.parameters()).grad.fill_(math.inf)
+        return made
+
+    monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda _: 1024.0)
+    monkeypatch.setattr(pretrain.Trainer, "_backward", overflowing)
+    knobs = {"optim": "muon", "max_steps": 4, "eval_steps": 1}
+    with caplog.at_level("INFO", logger="jalm"):
+        log = log_of(tiny.pretrain(tiny.config("gpt2", **knobs), tmp_path / "overflow"))
+    assert "step 4 changes nothing: its gradients overflowed in fp16; the loss is now scaled by 1024" in caplog.text
+    assert [line["grad_norm"] for line in log if "grad_norm" in line] == [None] * 4
+    assert len({line["valid_loss"] for line in log if "valid_loss" in line}) == 1
+
+
+def test_a_precision_that_the_machine_does_not_have_is_refused(tiny, tmp_path):
+    with pytest.raises(TrainingError, match="mixed_precision is fp16, for which cpu has no scaling"):
+        tiny.pretrain(tiny.config("gpt2", mixed_precision="fp16"), tmp_path)
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tiny, tmp_path):
+    with pytest.raises(TrainingError, match="report_to has wandb, which is not installed; pip install wandb"):
+        tiny.pretrain(tiny.config("gpt2", report_to=["wandb"]), tmp_path)
+
+
+def test_tensorboard_shows_what_the_log_has(tiny, tmp_path):
+    output = tiny.pretrain(tiny.config("gpt2", max_steps=3, report_to=["tensorboard"]), tmp_path)
+    shown = EventAccumulator(str(state_of(tmp_path) / "jalm")).Reload()
+    assert [scalar.value for scalar in shown.Scalars("loss")] == pytest.approx(losses_of(output))
+    assert [scalar.step for scalar in shown.Scalars("learning_rate")] == [1, 2, 3]
+    assert {"valid_loss", "grad_norm", "tokens_per_second", "mfu", "memory_gib"} <= set(shown.Tags()["scalars"])
+
+
+def test_the_validation_tells_the_loss_by_the_place_in_the_block(tiny):
+    record = log_of(tiny.model("gpt2"))[-1]
+    assert len(record["valid_loss_by_position"]) == 8
+    assert np.mean(record["valid_loss_by_position"]) == pytest.approx(record["valid_loss"], rel=0.01)
+    assert "valid_loss_by_position" not in log_of(tiny.model("roberta"))[-1]
+
+
+def test_the_log_says_what_the_machine_did(tiny):
+    (first, *_) = (tiny.model("gpt2") / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(first)
+    assert record["tokens_per_second"] > 0
+    assert 0 < record["mfu"] < 1
+    assert 0.1 < record["memory_gib"] < 100
+
+
+def test_what_a_training_was_of_lies_beside_its_model(tiny):
+    settings = json.loads((tiny.model("gpt2") / "settings.json").read_text(encoding="utf-8"))
+    assert "--learning-rate=0.005" in settings["flags"]
+    assert settings["recipe"] == pretrain.RECIPE
+    assert settings["inputs"] == [digest(tiny.shards["train"]), digest(tiny.shards["valid"])]
+    assert settings["compiled"] is False
+
+
+# ---- compiled
+
+
+@pytest.mark.parametrize(
+    ("knobs", "reason"), [({"torch_compile": "false"}, "torch_compile is false"), ({}, "the training is short")]
+)
+def test_a_training_that_is_not_compiled_says_why(tiny, tmp_path, caplog, knobs, reason):
+    with caplog.at_level("INFO", logger="jalm"):
+        tiny.pretrain(tiny.config("gpt2", max_steps=1, **knobs), tmp_path)
+    assert f"torch.compile: no, {reason}" in caplog.text
+
+
+def test_compiling_without_a_compiler_is_refused_and_done_without_by_auto(tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(machine, "no_compiler", lambda _: "there is no C++ compiler")
+    monkeypatch.setattr(pretrain, "SHORT", {"cpu": 0})
+    with pytest.raises(TrainingError, match=r"torch_compile is true, but there is no C\+\+ compiler; set .* to auto"):
+        tiny.pretrain(tiny.config("gpt2", torch_compile="true"), tmp_path)
+    with caplog.at_level("INFO", logger="jalm"):
+        tiny.pretrain(tiny.config("gpt2", max_steps=1), tmp_path)
+    assert "torch.compile: no, there is no C++ compiler" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "optim"), [("gpt2", "adamw"), ("gpt2", "muon"), ("roberta", "muon"), ("bert", "adamw")]
+)
+def test_a_killed_compiled_training_goes_on_to_the_last_bit(tiny, tmp_path, architecture, optim):
+    knobs = {"optim": optim, "torch_compile": "true", "max_steps": 60, "save_steps": 20, "eval_steps": 25}
+    config = tiny.config(architecture, dropout=0.1, **knobs)
+    undisturbed = log_of(tiny.pretrain(config, tmp_path / "whole"))
+    with start(tiny, config, tmp_path) as process:
+        wait_for(30, tmp_path, process)
+        process.kill()
+    assert 20 <= checkpoints.newest(state_of(tmp_path), pytest.fail) < 60
+    assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed

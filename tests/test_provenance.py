@@ -1,6 +1,7 @@
 import ast
 import inspect
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def package(tmp_path, monkeypatch):
         forget()
 
     def forget() -> None:
-        for cached in (provenance.code, provenance.recipe, provenance.closure, provenance._source):
+        for cached in (provenance.code, provenance.recipe, provenance.closure, provenance.imports, provenance._source):
             cached.cache_clear()
 
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
@@ -164,7 +165,7 @@ def test_modules_that_import_each_other_end(package):
 
 def test_the_stages_of_this_package_run_what_they_import():
     assert provenance.closure("stages.dedup") == ("formats.documents", "formats.sides", "stages.dedup")
-    assert provenance.closure("stages.segment") == ("formats.documents", "stages.segment")
+    assert provenance.closure("stages.segment") == ("formats.documents", "formats.words", "stages.segment")
 
 
 # ---- recipes
@@ -214,3 +215,29 @@ def test_a_dictionary_with_another_beginning_or_size_is_another(folder, name, pl
 
 def test_a_dictionary_that_is_not_here_is_left_for_segment_to_report(tmp_path):
     assert provenance.dictionary(str(tmp_path)) == f"{tmp_path} is not here"
+
+
+def test_a_revision_is_dirty_when_code_changed_but_not_for_the_configuration(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "workflow")
+    provenance.PACKAGE.mkdir()
+
+    def revision() -> str:
+        provenance.revision.cache_clear()
+        return provenance.revision()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@example.org", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert revision() == ""
+    git("init")
+    for name in ("config.yaml", "workflow/a.py"):
+        (tmp_path / name).write_text("1", encoding="utf-8")
+    git("add", ".")
+    git("commit", "-m", "a")
+    assert revision() == git("rev-parse", "HEAD")
+    (tmp_path / "config.yaml").write_text("2", encoding="utf-8")
+    assert revision() == git("rev-parse", "HEAD")
+    (tmp_path / "workflow/a.py").write_text("2", encoding="utf-8")
+    assert revision() == git("rev-parse", "HEAD") + "-dirty"
+    provenance.revision.cache_clear()

@@ -39,7 +39,7 @@ models:
     global_batch_size: 8
     per_device_train_batch_size: 8
     max_steps: 150
-    learning_rate: 2.0e-3
+    learning_rate: 3.0e-3
     warmup_steps: 20
     mixed_precision: "no"
 """

@@ -1,4 +1,3 @@
-import itertools
 import logging
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jalm import Fault
-from jalm.formats import documents
+from jalm.formats import documents, words
 from jalm.stages import segment
 
 SPLITTER = segment.Splitter("unidic-lite")
@@ -180,8 +179,8 @@ def test_time_grows_with_the_length_of_a_line_only(unit):
 
 def test_fugashi_sees_a_short_window_whatever_the_text(monkeypatch):
     seen = []
-    parse = segment.tagger("unidic-lite")
-    monkeypatch.setattr(segment, "tagger", lambda dictionary: lambda window: seen.append(window) or parse(window))
+    parse = words.tagger("unidic-lite")
+    monkeypatch.setattr(words, "tagger", lambda dictionary: lambda window: seen.append(window) or parse(window))
     segment.Splitter("unidic-lite").paragraphs("何？" + "と言う" * 100_000 + "「無い。」の\nはず")
     assert [len(window) for window in seen] == [13, 2]
 
@@ -206,50 +205,6 @@ def ends(pieces) -> set[int]:
         place += len("".join(piece.split()))
         places.add(place)
     return places
-
-
-# ---- words
-
-WAKATI = segment.tagger("unidic-lite", "-Owakati").parse
-
-
-def words(sentence: str) -> list[str]:
-    ends = list(itertools.accumulate(segment.word_lengths(sentence, WAKATI), initial=0))
-    assert ends[-1] == len(sentence)
-    return [sentence[begin:end] for begin, end in itertools.pairwise(ends)]
-
-
-@pytest.mark.parametrize(
-    "marked",
-    [
-        "吾輩|は|猫|で|ある|。",
-        "「|え|？|」|と|彼女|は|言っ|た|。",
-        "価格|は|1|,|234|円|だ",
-        "ひらがな| |English| |words|\u3000",
-        "名前|は| \t|まだ|無い|。|\r",
-        "零|\0|字",
-        " ",
-    ],
-)
-def test_words_are_those_of_unidic_and_white_space_between_them(marked):
-    assert words(marked.replace("|", "")) == marked.split("|")
-
-
-def test_nothing_at_all_has_no_words():
-    assert words("") == []
-
-
-@given(st.text(st.characters(codec="utf-8"), min_size=1) | NASTY)
-def test_the_words_of_any_sentence_give_it_back(sentence):
-    assert all(words(sentence))
-
-
-def test_fugashi_never_sees_more_than_it_can_bear():
-    seen = []
-    sentence = "吾輩は　猫である" * 30_000  # 240,000 characters; a call with a few times as many crashes
-    lengths = segment.word_lengths(sentence, lambda text: seen.append(len(text)) or WAKATI(text))
-    assert sum(lengths) == len(sentence)
-    assert seen == [100_000, 100_000, 40_000]
 
 
 # ---- the dictionary

@@ -1,11 +1,14 @@
 import json
+import math
 import subprocess
+import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from jalm.formats import shards
-from jalm.formats.shards import Mixture, ShardError, Shards
+from jalm.formats.shards import Mixture, ShardError, Shards, Shuffle
 
 
 def edit(manifest, **changes):
@@ -41,7 +44,7 @@ def test_a_truncated_shard_is_refused_with_both_sizes(stream):
     manifest = stream(range(10), range(5))
     path = manifest.parent / "001.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ShardError, match=r"001\.bin has 9 bytes, .*manifest\.json says 10; remove the manifest"):
+    with pytest.raises(ShardError, match=r"001\.bin has 9 bytes, .*manifest\.json says 10; remove both"):
         Shards(manifest)
 
 
@@ -63,7 +66,7 @@ def test_a_missing_shard_is_refused(stream):
 def test_a_manifest_that_promises_more_than_its_files_is_refused(stream):
     manifest = stream(range(10), range(5))
     edit(manifest, tokens=16)
-    with pytest.raises(ShardError, match="promises 16 tokens, its files hold 15"):
+    with pytest.raises(ShardError, match=r"is no manifest .its files do not have 16 tokens together"):
         Shards(manifest)
 
 
@@ -80,8 +83,48 @@ def test_reading_crosses_parts_and_wraps_round(stream):
 
 def test_ids_above_32767_are_read_as_positive_numbers(stream):
     assert Shards(stream([65535, 40000])).read(0, 2).tolist() == [65535, 40000]
-    wide = stream([2**31, 65536], [2**32 - 1], dtype="<u4", name="wide")
+    wide = stream([2**31, 65536], [2**32 - 1], dtype="<u4", vocab_size=2**20, name="wide")
     assert Shards(wide).read(0, 3).tolist() == [2**31, 65536, 2**32 - 1]
+
+
+@pytest.fixture
+def worded(stream):
+    """Three parts, one without tokens, whose words begin where `BEGINS` says."""
+    manifest = stream(range(11), [], range(11, 20))
+    edit(manifest, word_starts=True)
+    for name, some in (("000", BEGINS[:11]), ("001", []), ("002", BEGINS[11:])):
+        packed = [sum(bit << place for place, bit in enumerate(some[i : i + 8])) for i in range(0, len(some), 8)]
+        (manifest.parent / f"{name}.words").write_bytes(bytes(packed))
+    return manifest
+
+
+BEGINS = [int(bit) for bit in "11010001101000111001"]
+
+
+def test_where_words_begin_is_read_across_parts_and_wraps_round(worded):
+    opened = Shards(worded)
+    ring = np.tile(np.array(BEGINS, dtype=bool), 5)
+    for start in range(41):
+        for length in range(45):
+            found = opened.word_starts(start, length)
+            assert found.dtype == bool
+            np.testing.assert_array_equal(found, ring[start % 20 :][:length])
+
+
+def test_shards_without_words_say_how_to_get_them(stream):
+    with pytest.raises(ShardError, match=r"manifest\.json knows of no words; set segment\.words to true"):
+        Shards(stream(range(10))).word_starts(0, 5)
+
+
+def test_words_that_are_cut_short_or_missing_are_refused_once_they_are_asked_for(worded):
+    path = worded.parent / "002.words"
+    path.write_bytes(b"\1")
+    assert Shards(worded).read(18, 4).tolist() == [18, 19, 0, 1]
+    with pytest.raises(ShardError, match=r"002\.words has 1 bytes, 2 are needed; remove it"):
+        Shards(worded).word_starts(0, 5)
+    path.unlink()
+    with pytest.raises(ShardError, match=r"002\.words is missing"):
+        Shards(worded).word_starts(0, 5)
 
 
 # ---- mixtures of streams
@@ -167,7 +210,87 @@ def test_a_block_depends_on_seed_and_position_only(counted):
     assert there != [other.block(position).tolist() for position in range(40)]
 
 
+def test_a_place_says_of_which_stream_a_block_is_and_where_it_begins(counted, stream):
+    other = Shards(stream(range(500, 550), name="other"))
+    mixture = Mixture([(counted, 1.0), (other, 1.3)], block_size=10, seed=1)
+    for position in range(50):
+        number, begin = mixture.place(position)
+        first = mixture.block(position)[0]
+        assert (number, begin) == ((1, first - 500) if first >= 500 else (0, first))
+
+
 def test_a_stream_shorter_than_a_block_has_no_blocks(counted, stream):
     mixture = Mixture([(counted, 1.0), (Shards(stream([900, 901], name="short")), 1.0)], block_size=10, seed=1)
     assert mixture.blocks == 10
     assert epoch(mixture, 0).max() < 103
+
+
+def test_an_order_has_each_number_once_whatever_its_size():
+    for size in [*range(1, 60), 1000, 4097]:
+        order = Shuffle(size, 1, 2)
+        assert sorted(order[place] for place in range(size)) == list(range(size))
+
+
+def test_every_order_of_five_numbers_is_as_likely():
+    times = Counter(tuple(Shuffle(5, 7, seed)[place] for place in range(5)) for seed in range(12_000))
+    assert len(times) == 120
+    chi_squared = sum((count - 100) ** 2 / 100 for count in times.values())
+    assert chi_squared < 119 + 4 * math.sqrt(2 * 119)  # mean and four deviations
+
+
+def test_a_mixture_of_ten_billion_tokens_begins_at_once_and_takes_no_memory(stream):
+    large = Shards(stream(range(10)))
+    large.tokens = 10_000_000_000  # nothing is read before a block is asked for
+    tracemalloc.start()
+    mixture = Mixture([(large, 1.0), (large, 0.3)], block_size=1000, seed=1)
+    mixture._begin_epoch(0)
+    taken = {mixture._order[place] for place in range(1000)}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert mixture.blocks == 13_000_000
+    assert len(taken) == 1000
+    assert peak < 300_000  # bytes
+
+
+# ---- documents and sentences
+
+
+@pytest.fixture
+def indexed(stream):
+    """Two parts with documents of two, no and one sentence."""
+    manifest = stream([2, 10, 11, 12, 3, 2, 3], [], [2, 20, 3])
+    np.save(manifest.parent / "index.npy", np.array([[5, 2], [7, 2], [10, 3]]))
+    np.save(manifest.parent / "sentences.npy", np.array([3, 2, 3], dtype="<u4"))
+    return Shards(manifest)
+
+
+def test_a_document_and_its_sentences_are_found_by_its_number(indexed):
+    assert len(indexed) == 3
+    assert [indexed.document(n).tolist() for n in range(3)] == [[2, 10, 11, 12, 3], [2, 3], [2, 20, 3]]
+    found = [[sentence.tolist() for sentence in indexed.sentences(n)] for n in range(3)]
+    assert found == [[[2, 10, 11], [12, 3]], [], [[2, 20, 3]]]
+
+
+def test_a_token_tells_its_document_and_a_document_where_it_and_its_sentences_lie(indexed):
+    assert [indexed.document_at(position) for position in range(10)] == [0] * 5 + [1] * 2 + [2] * 3
+    assert [indexed.span(n) for n in range(3)] == [range(5), range(5, 7), range(7, 10)]
+    assert [indexed.sentence_ends(n).tolist() for n in range(3)] == [[3, 5], [], [10]]
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_document_that_is_not_there_is_an_error(indexed, number):
+    with pytest.raises(IndexError, match=f"has 3 documents, asked for is number {number}"):
+        indexed.document(number)
+
+
+def test_shards_without_an_index_say_so_when_documents_are_asked_for(stream):
+    opened = Shards(stream(range(10)))
+    with pytest.raises(ShardError, match=r"index\.npy cannot be read .*remove .*manifest\.json"):
+        opened.document(0)
+
+
+@pytest.mark.parametrize("content", ['{"tok', "{}", "[]", "null", '{"tokens": 1}'])
+def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ShardError, match=r"manifest\.json is no manifest"):
+        Shards(tmp_path / "manifest.json")

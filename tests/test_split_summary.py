@@ -51,9 +51,20 @@ def summarise(tmp_path):
 )
 def test_an_empty_side_is_refused_with_the_knobs_that_fill_it(made, empty):
     with pytest.raises(EmptySide, match=rf"^{empty} would be empty: 10 documents .*split\.valid_fraction") as refusal:
-        checked(made)
+        checked({"split": {"out": made}})
     assert "split.test_fraction" in str(refusal.value)
     assert "split.salt" in str(refusal.value)
+
+
+def test_a_corpus_of_which_nothing_is_left_is_refused_with_where_it_went(summarise):
+    with pytest.raises(
+        EmptySide, match="no document is left: 2,312 came in, and were dropped: 150 shorter than"
+    ) as refusal:
+        summarise(sides(0, 0, 0))
+    assert "; 102 redirects; 50 fewer letters than min_letters; 7 empty articles; 1 near another;" in str(refusal.value)
+    with pytest.raises(EmptySide, match="no document is left: 0 came in; look at the corpus itself"):
+        nothing = {"in": 0, "dropped": {}}
+        checked({"intake": nothing, "filter": nothing, "split": {"out": sides(0, 0, 0), "dropped": {}}})
 
 
 def test_the_summary_adds_up_all_parts_and_is_logged(summarise, caplog):

@@ -1,14 +1,19 @@
 """What makes which stage stale: the exact set of rules, over one finished run of the whole workflow."""
 
+import contextlib
 import json
 import os
+import re
+import shutil
 
 import pytest
 import unidic_lite
 
+from jalm import provenance
+
 CORPUS = {"download", "extract", "segment", "filter", "dedup", "split", "split_summary"}
-TOKENS = {"train_tokenizer", "shard", "shard_manifest"}
-MODEL = {"pretrain", "evaluate", "export"}
+TOKENS = {"train_tokenizer", "train_tokenizer_report", "shard", "shard_manifest"}
+MODEL = {"pretrain", "evaluate", "export", "report"}
 ALL = CORPUS | TOKENS | MODEL
 
 
@@ -49,14 +54,10 @@ def test_touching_or_commenting_any_source_file_makes_nothing_stale(finished):
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        ("cli", set()),
-        ("config", set()),
-        ("provenance", set()),
         ("stages/download", ALL),
         ("stages/extract", from_("extract")),
         ("formats/wikitext", from_("extract")),
         ("formats/earlier", from_("extract")),
-        ("stages/import_text", set()),
         ("stages/segment", from_("segment")),
         ("formats/documents", from_("extract")),
         ("stages/filter", from_("filter")),
@@ -66,17 +67,20 @@ def test_touching_or_commenting_any_source_file_makes_nothing_stale(finished):
         ("stages/dedup", from_("dedup")),
         ("stages/split", from_("split")),
         ("stages/split_summary", from_("split_summary")),
-        ("stages/train_tokenizer", set()),
+        ("formats/words", from_("segment")),
+        ("stages/train_tokenizer_report", {"train_tokenizer_report", "report"}),
         ("formats/normaliser", {"shard", "shard_manifest"} | MODEL),
-        ("formats/tokenizer", {"shard", "shard_manifest"} | MODEL),
+        ("formats/tokenizer", {"train_tokenizer_report", "shard", "shard_manifest"} | MODEL),
         ("stages/shard", {"shard", "shard_manifest"} | MODEL),
         ("stages/shard_manifest", {"shard_manifest"} | MODEL),
-        ("formats/checkpoints", set()),
-        ("stages/pretrain", set()),
-        ("formats/models", {"evaluate", "export"}),
-        ("stages/evaluate", {"evaluate", "export"}),
-        ("stages/export", {"export"}),
-        ("commands/generate", set()),
+        ("formats/models", {"evaluate", "export", "report"}),
+        ("formats/scores", {"evaluate", "export", "report"}),
+        ("formats/texts", {"evaluate", "export", "report"}),
+        ("stages/evaluate", {"evaluate", "export", "report"}),
+        ("stages/export", {"export", "report"}),
+        ("formats/outsider", {"export", "report"}),
+        ("stages/report", {"report"}),
+        ("formats/figures", {"report"}),
     ],
 )
 def test_a_changed_module_makes_exactly_its_users_stale(finished, module, expected):
@@ -89,9 +93,19 @@ def test_a_changed_module_makes_exactly_its_users_stale(finished, module, expect
         path.write_text(before, encoding="utf-8")
 
 
+def test_changed_modules_that_no_result_here_depends_on_make_nothing_stale(finished):
+    """Those of trainings do not count: their RECIPE does."""
+    modules = ["cli", "config", "provenance", "stages/import_text", "stages/train_tokenizer", "stages/pretrain"]
+    modules += ["stages/publish", "formats/checkpoints", "formats/optimizers", "commands/generate"]
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(finished.edited(f"workflow/jalm/{module}.py", "\n\n\n", "\nCHANGED = True\n\n\n"))
+        assert finished.stale() == set()
+
+
 @pytest.mark.parametrize(("stage", "expected"), [("train_tokenizer", TOKENS | MODEL), ("pretrain", MODEL)])
 def test_a_raised_recipe_makes_its_stage_stale(finished, stage, expected):
-    with finished.edited(f"workflow/jalm/stages/{stage}.py", "RECIPE = 1", "RECIPE = 2"):
+    with finished.edited(f"workflow/jalm/stages/{stage}.py", "\nRECIPE = ", "\nRECIPE = 9"):
         assert finished.stale() == expected
 
 
@@ -118,30 +132,32 @@ def test_the_template_table_is_an_input_of_extract(finished):
         ("split={salt: other}", from_("dedup")),  # train gives way to valid and test
         ("tokenizers={unigram-4k: {vocab_size: 3900}}", TOKENS | MODEL),
         ("tokenizers={unigram-4k: {num_threads: 1}}", TOKENS | MODEL),
+        ("tokenizers={unigram-4k: {corpora: {jawiki: 1}}}", TOKENS | MODEL),
+        ("tokenizers={unigram-4k: {pretokenizer: unidic}}", TOKENS | MODEL),
         ("models={gpt2-tiny: {max_steps: 7}, roberta-tiny: {seed: 7}}", MODEL),
         ("models={gpt2-tiny: {config: {resid_pdrop: 0.3}}}", MODEL),
-        ("evaluate={mlm_probability: 0.3}", {"evaluate", "export"}),
-        ("models={gpt2-tiny: {generation: {top_k: 40}}}", {"export"}),
-        ("corpora={jawiki: {attribution: others}}", {"export"}),
+        ("models={gpt2-tiny: {corpora: {jawiki: 2.0}}}", MODEL),  # another weight encodes nothing again
+        ("evaluate={mlm_probability: 0.3}", {"evaluate", "export", "report"}),
+        ("test_sets={old: {paths: [results/split/jawiki-20261001/test]}}", {"evaluate", "export", "report"}),
+        ("models={gpt2-tiny: {generation: {top_k: 40}}}", {"export", "report"}),
+        ("models={gpt2-tiny: {license: MIT, onnx: true}}", {"export", "report"}),
+        ("corpora={jawiki: {attribution: others}}", {"export", "report"}),
     ],
 )
 def test_a_knob_makes_exactly_its_stage_and_those_below_stale(finished, knob, expected):
     assert finished.stale("--config", knob) == expected
 
 
-@pytest.mark.parametrize(
-    "knob",
-    [
+def test_neutral_knobs_make_nothing_stale(finished):
+    batches = "per_device_train_batch_size: auto, torch_compile: false, gradient_checkpointing: true"
+    steps = "logging_steps: 1, eval_steps: 3, save_steps: 2, save_total_limit: 5, eval_blocks: 3, keep_steps: 2"
+    knobs = [
         "contact=someone@example.org",
-        "corpora={jawiki: {mirror: 'https://mirror.example.org'}}",
-        "corpora={jawiki: {retries: 9}}",
+        "corpora={jawiki: {mirror: 'https://mirror.example.org', retries: 9}}",
         "evaluate={batch_size: 2}",
-        "models={gpt2-tiny: {per_device_train_batch_size: 2, logging_steps: 1, eval_steps: 3, save_steps: 2}}",
-        "models={gpt2-tiny: {save_total_limit: 5, eval_blocks: 3}}",
-    ],
-)
-def test_a_neutral_knob_makes_nothing_stale(finished, knob):
-    assert finished.stale("--config", knob) == set()
+        f"models={{gpt2-tiny: {{{batches}, {steps}, report_to: [tensorboard], time_budget: 9}}}}",
+    ]
+    assert finished.stale("--config", *knobs) == set()
 
 
 def test_nothing_about_the_machine_makes_anything_stale(finished):
@@ -163,6 +179,33 @@ def test_a_dictionary_that_is_the_same_elsewhere_makes_nothing_stale(finished):
     assert finished.stale("--config", f"segment={{dictionary: {folder}}}") == set()
 
 
+def test_a_tokenizer_is_told_which_documents_are_whose_and_their_shares(finished):
+    (finished.work / "memo.txt").write_text("一つ目の文書。\n\n二つ目の文書。\n", encoding="utf-8")
+    memo = "corpora={memo: {source: text, paths: [memo.txt], parts: 1, license: CC0-1.0}}"
+    shares = "tokenizers={unigram-4k: {corpora: {jawiki: 3, memo: 1}}}"
+    output = finished.run("--dry-run", "--printshellcmds", "--config", memo, shares).output
+    wiki, text = "results/split/jawiki-20261001/train", "results/split/memo/train"
+    parts = f"--documents jawiki {wiki}/000.jsonl.zst {wiki}/001.jsonl.zst --documents memo {text}/000.jsonl.zst"
+    assert f"{parts} --own  --model results/train_tokenizer/unigram-4k-20261001/spm.model" in output
+    assert '{"jawiki": 3.0, "memo": 1.0}' in output
+
+
+def test_a_model_is_judged_on_the_parts_that_there_are_and_on_plain_folders_as_they_are(finished):
+    (finished.work / "novels").mkdir()
+    (finished.work / "novels/memo.txt").write_text("一つの文書。\n\nその続き。\n", encoding="utf-8")
+    side = "results/split/jawiki-20261001/test"
+    sets = f"test_sets={{old: {{paths: [{side}, novels]}}}}"
+    told = finished.run("--dry-run", "--printshellcmds", "--config", sets).output
+    assert f"--text {side}/000.jsonl.zst {side}/001.jsonl.zst novels --name old" in told
+
+
+def test_the_dictionary_is_a_parameter_of_a_tokenizer_whose_text_is_cut_with_it_only(finished):
+    for knob, told in (("pretokenizer: unidic", True), ("vocab_size: 3900", False)):
+        output = finished.run("--dry-run", "--config", f"tokenizers={{unigram-4k: {{{knob}}}}}").output
+        (job,) = re.findall(r"(?ms)^rule train_tokenizer:$.*?(?=^(?:local)?rule )", output)
+        assert (provenance.dictionary("unidic-lite") in job) == told
+
+
 def test_a_changed_way_to_read_local_text_reads_it_again(finished):
     (finished.work / "poem.txt").write_text("古池や\n\n蛙飛びこむ", encoding="utf-8")
     corpus = "corpora={{poem: {{source: text, paths: [poem.txt], parts: 1, license: CC0-1.0, {}}}}}"
@@ -177,13 +220,53 @@ def test_one_more_model_trains_that_model_only(finished):
         "--dry-run", "--config", "models={second: {preset: gpt2-small, tokenizer: unigram-4k, corpora: {jawiki: 1}}}"
     )
     assert ran.rules == MODEL
-    assert all("second-20261001" in output for _, output in ran.jobs)
-    assert len(ran.jobs) == 3
+    assert all("second-20261001" in output for rule, output in ran.jobs if rule != "report")
+    assert len(ran.jobs) == 5  # judged on test and on valid
+
+
+SECOND = (
+    "preset: gpt2-small, tokenizer: unigram-4k, corpora: {jawiki: 1}, config: {n_layer: 1, n_head: 2, n_embd: 32},"
+    " generation: {max_new_tokens: 10}, block_size: 32, global_batch_size: 2, per_device_train_batch_size: 2,"
+    " max_steps: 1, warmup_steps: 0, mixed_precision: no"
+)
+
+
+def test_a_model_that_starts_from_another_follows_it(finished):
+    second = f"second: {{{SECOND}, init_model: results/export/gpt2-tiny-20261001}}"
+    target = "results/pretrain/second-20261001"
+    ran = finished.run(target, "--dry-run", "--config", f"models={{{second}}}")
+    assert ran.jobs == [("pretrain", target)]
+    ran = finished.run(target, "--dry-run", "--config", f"models={{gpt2-tiny: {{seed: 7}}, {second}}}")
+    assert ran.rules == MODEL - {"report"}
+    assert [output for rule, output in ran.jobs if rule == "pretrain"] == [
+        target.replace("second", "gpt2-tiny"),
+        target,
+    ]
+
+
+def test_weights_of_an_older_date_are_an_input_of_the_training_that_starts_from_them(finished):
+    workflow = finished.moved("older")
+    older = workflow.work / "results/export/gpt2-tiny-20260901"
+    shutil.copytree(workflow.work / "results/export/gpt2-tiny-20261001", older)
+    target = "results/pretrain/second-20261001"
+    second = [target, "--config", f"models={{second: {{{SECOND}, init_model: {older.relative_to(workflow.work)}}}}}"]
+    assert workflow.run(*second).jobs == [("pretrain", target)]
+    assert workflow.stale(*second) == set()
+    weights = older / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert workflow.stale(*second) == {"pretrain"}
+
+
+def test_a_model_with_masks_of_whole_words_reads_where_they_begin(finished):
+    words = ["segment={words: true}", "models={roberta-tiny: {whole_word_mask: true}}"]
+    told = finished.run("--dry-run", "--config", *words).output
+    jobs = re.findall(r"rule pretrain:\n    input: (.*)\n    output: results/pretrain/(\S*)-tiny-", told)
+    found = {model: re.findall(r"/(\w+/\d+)\.words", inputs) for inputs, model in jobs}
+    assert found == {"gpt2": [], "roberta": ["train/000", "train/001", "valid/000", "valid/001"]}
 
 
 def test_an_entry_set_to_null_disappears_and_its_results_stay(finished):
-    ran = finished.run("--config", "models={roberta-tiny: null}")
-    assert ran.rules == set()
+    assert finished.stale("--config", "models={roberta-tiny: null}") == {"report"}
     assert (finished.work / "results" / "export" / "roberta-tiny-20261001" / "config.json").is_file()
 
 
@@ -191,8 +274,17 @@ def test_a_new_corpus_leaves_the_others_alone_but_for_models_that_read_it(finish
     (finished.work / "memo.txt").write_text("一つ目の文書。\n\n二つ目の文書。\n", encoding="utf-8")
     corpus = "corpora={memo: {source: text, paths: [memo.txt], parts: 1, license: CC0-1.0}}"
     ran = finished.run("--dry-run", "--config", corpus)
-    assert ran.rules == {"import_text", "segment", "filter", "dedup", "split", "split_summary"}
-    assert all("/memo/" in output for _, output in ran.jobs)
+    assert ran.rules == {"import_text", "segment", "filter", "dedup", "split", "split_summary", "report"}
+    assert all("/memo/" in output for rule, output in ran.jobs if rule != "report")
+
+
+def test_a_corpus_more_for_a_model_encodes_that_corpus_only(finished):
+    (finished.work / "memo.txt").write_text("一つ目の文書。\n\n二つ目の文書。\n", encoding="utf-8")
+    corpus = "corpora={memo: {source: text, paths: [memo.txt], parts: 1, license: CC0-1.0}}"
+    ran = finished.run("--dry-run", "--config", corpus, "models={gpt2-tiny: {corpora: {jawiki: 1, memo: 3}}}")
+    assert {"shard", "shard_manifest", "pretrain"} < ran.rules
+    assert "train_tokenizer" not in ran.rules
+    assert all("/memo/" in output for rule, output in ran.jobs if rule in ("shard", "shard_manifest"))
 
 
 def test_rules_of_its_own_for_one_corpus_leave_the_others_alone(finished):
@@ -200,8 +292,8 @@ def test_rules_of_its_own_for_one_corpus_leave_the_others_alone(finished):
     for own in ("{preset: web}", "{min_characters: 5}"):
         corpus = f"{{source: text, paths: [memo.txt], parts: 1, license: CC0-1.0, filter: {own}}}"
         ran = finished.run("--dry-run", "--config", f"corpora={{memo: {corpus}}}")
-        assert ran.rules == {"import_text", "segment", "filter", "dedup", "split", "split_summary"}
-        assert all("/memo/" in output for _, output in ran.jobs)
+        assert ran.rules == {"import_text", "segment", "filter", "dedup", "split", "split_summary", "report"}
+        assert all("/memo/" in output for rule, output in ran.jobs if rule != "report")
 
 
 def test_a_new_date_of_the_wiki_leaves_local_text_alone(finished):
@@ -217,27 +309,34 @@ def test_a_new_date_of_the_wiki_leaves_local_text_alone(finished):
 
 
 def test_back_at_an_earlier_setting_its_model_is_found_and_not_trained(finished):
-    before = finished.files("results/pretrain/gpt2-tiny-20261001")
-    longer = ["--config", "models={gpt2-tiny: {max_steps: 8}}"]
     target = "results/pretrain/gpt2-tiny-20261001"
-    assert finished.run(target, *longer).rules == {"pretrain"}
-    assert json.loads((finished.work / target / "training.json").read_text())["steps"] == 8
-    assert finished.run().rules == MODEL
-    assert "without training" in (finished.work / "logs" / "pretrain" / "gpt2-tiny-20261001.log").read_text()
-    assert finished.files(target) == before
-    assert finished.run().rules == set()
+    workflow, before = finished.moved("back"), finished.files(target)
+    assert workflow.run(target, "--config", "models={gpt2-tiny: {max_steps: 8}}").rules == {"pretrain"}
+    assert json.loads((workflow.work / target / "training.json").read_text())["steps"] == 8
+    assert workflow.run(target).rules == {"pretrain"}
+    assert "without training" in (workflow.work / "logs" / "pretrain" / "gpt2-tiny-20261001.log").read_text()
+    assert workflow.files(target) == before
+    assert workflow.run(target).rules == set()
+    assert workflow.stale() == {"evaluate", "export", "report"}  # of a model that was published again
 
 
 def test_a_new_dump_date_makes_all_under_its_own_name_and_touches_nothing_of_the_old(finished):
     before = finished.files("resources", "results")
-    ran = finished.run("--config", "dump_date=20261101")
+    articles = "test_sets={october: {paths: [results/split/jawiki-20261001/test]}}"  # of the old date: a plain folder
+    date = ["--config", "dump_date=20261101", "models={roberta-tiny: null}", articles]
+    ran = finished.run(*date)
     assert ran.rules == ALL
-    assert all("-20261101" in output for _, output in ran.jobs)
+    assert all("20261101" in output for _, output in ran.jobs)
     after = finished.files("resources", "results")
     assert before.items() <= after.items()
-    assert {path.replace("-20261001", "-20261101") for path in before} <= set(after)
-    assert finished.run("--config", "dump_date=20261101").rules == set()
+    assert {path.replace("-20261001", "-20261101") for path in before if "roberta" not in path} <= set(after)
+    assert finished.run(*date).rules == set()
     assert finished.run().rules == set()
+    old, new = (
+        json.loads((finished.work / f"results/evaluate/gpt2-tiny-{name}.json").read_text(encoding="utf-8"))
+        for name in ("20261001/jawiki-20261001", "20261101/october")
+    )
+    assert [old[size] for size in ("documents", "characters")] == [new[size] for size in ("documents", "characters")]
 
 
 def test_a_pinned_tokenizer_of_an_older_date_is_used_as_it_is(finished):
@@ -245,3 +344,15 @@ def test_a_pinned_tokenizer_of_an_older_date_is_used_as_it_is(finished):
     ran = finished.run("--dry-run", "--forceall", *pinned)
     assert "train_tokenizer" not in ran.rules
     assert any("results/shard/unigram-4k-20261001/jawiki-20261101/" in output for _, output in ran.jobs)
+
+
+def test_the_content_of_an_own_model_is_an_input_of_train_tokenizer(finished):
+    made = next((finished.work / "results/train_tokenizer").glob("*/spm.model"))
+    own = finished.work / "own.model"
+    own.write_bytes(made.read_bytes())
+    wanted = ["results/train_tokenizer/own-20261001/spm.model", "--config"]
+    wanted += ["tokenizers={own: {corpora: [jawiki], model: own.model}}"]
+    finished.run(*wanted)
+    assert finished.stale(*wanted) == set()
+    own.write_bytes(made.read_bytes() + b"\x1a\x00")  # a field of the format, empty
+    assert finished.stale(*wanted) == {"train_tokenizer"}

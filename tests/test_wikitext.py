@@ -262,8 +262,10 @@ def test_a_table_of_ones_own_goes_before_ours_and_leaves_the_rest_of_it(tmp_path
         ({"templates": {"{1}（[{2}）": ["x"]}}, "brackets that do not match"),
         ({"templates": {"{upper:1}": ["x"]}}, "'upper:1' does not begin with one of: lower"),
         ({"templates": {"{1": ["x"]}}, "brackets that do not match"),
-        ({"hidden": "file"}, "hidden: Input should be a valid list"),
-        ({"langauges": {}}, "langauges"),
+        ({"hidden": "file"}, "hidden is 'file': Input should be a valid list"),
+        ({"templates": {"{1}": "small"}}, r"templates\.\{1\} is 'small': Input should be a valid list"),
+        ({"langauges": {}}, r"langauges is not a known key; did you mean languages\?"),
+        ({"色": {}}, "色 is not a known key; known are: templates, languages, .*, hidden$"),
     ],
 )
 def test_a_mistake_in_the_table_is_named(tmp_path, changed, complaint):

@@ -12,6 +12,7 @@ import pytest
 
 from jalm.formats import documents
 
+MODEL = "preset: gpt2-small, tokenizer: unigram-4k, corpora: {jawiki: 1.0}"
 DATA = ("results/extract", "results/segment", "results/filter", "results/dedup", "results/split", "results/shard")
 
 
@@ -36,10 +37,9 @@ def test_each_article_of_the_wiki_is_on_one_side_and_redirects_and_disambiguatio
     assert len(extracted) == 86
 
 
-def test_an_article_is_on_the_same_side_in_the_next_dump(finished, tmp_path):
-    other = finished.elsewhere(tmp_path / "dates")
-    for date in ("20261001", "20261101"):
-        other.run("corpus", "--config", f"dump_date={date}")
+def test_an_article_is_on_the_same_side_in_the_next_dump(finished):
+    other = finished.moved("dates")
+    other.run("corpus", "--config", "dump_date=20261101")
 
     def sides(date):
         root = other.work / "results" / "split" / f"jawiki-{date}"
@@ -67,6 +67,16 @@ def test_an_exported_folder_loads_by_its_path_alone(finished):
     assert len(masks) == 5
     text = pipeline("text-generation", model=str(folder / "gpt2-tiny-20261001"))("日本の", max_new_tokens=5)
     assert text[0]["generated_text"].startswith("日本の")
+
+
+def test_each_preset_makes_a_model_of_a_corpus_and_a_tokenizer(finished):
+    presets = sorted(path.stem for path in (finished.code / "workflow" / "presets").glob("*.yaml"))
+    models = ", ".join(f"{name}: {{{MODEL.replace('gpt2-small', name)}}}" for name in presets)
+    ran = finished.run("--dry-run", "--config", f"models={{{models}}}")
+    assert len(presets) > 10
+    assert sorted(output.split("/")[-1] for rule, output in ran.jobs if rule == "pretrain") == [
+        f"{name}-20261001" for name in presets
+    ]
 
 
 def test_a_text_corpus_beside_the_wiki_goes_the_same_way(finished, tmp_path):
@@ -101,33 +111,76 @@ def test_a_text_corpus_beside_the_wiki_goes_the_same_way(finished, tmp_path):
 # ---- mistakes
 
 
+def refused(workflow, *options: str) -> str:
+    """What is said of a configuration before anything runs."""
+    ran = workflow.snakemake("--config", *options)
+    assert ran.status != 0
+    assert "Traceback" not in ran.output
+    assert ran.rules == set()
+    return ran.output
+
+
+def test_mistakes_in_the_configuration_are_told_together_before_anything_runs(finished):
+    models = "{per_device_train_batch_size: 5}, roberta-tiny: {config: {n_layers: 3}}"
+    wrong = ["tokenisers={}", "segment={dictionnary: unidic}", f"models={{gpt2-tiny: {models}}}", "dump_date=latest"]
+    told = refused(finished, *wrong)
+    assert "tokenisers is not a known key; did you mean tokenizers?" in told
+    assert "--config: segment.dictionnary is not a known key; did you mean dictionary?" in told
+    assert "global_batch_size 16 does not divide" in told
+    assert "sizes of a roberta: n_layers is '3': not a known key" in told
+    assert "jawiki: 20261001 classic complete, 20261101 classic complete" in told
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["tokenisers={}"], "tokenisers is not a known key; did you mean tokenizers?"),
-        (
-            ["segment={dictionnary: unidic}"],
-            "--config: segment.dictionnary is not a known key; did you mean dictionary?",
-        ),
         (["models={gpt2-tiny: {tokenizer: unigram-8k}}"], "'unigram-8k', which is not one of: unigram-4k"),
         (
             ["models={gpt2-tiny: {preset: gpt2-smal}}"],
-            "models.gpt2-tiny.preset is 'gpt2-smal', which is not one of: gpt2-small",
+            "models.gpt2-tiny.preset is 'gpt2-smal', which is not one of: bert-base",
         ),
-        (["models={gpt2-tiny: {corpora: {wiki: 1}}}"], "'wiki', which is not one of: jawiki"),
-        (["models={gpt2-tiny: {per_device_train_batch_size: 5}}"], "global_batch_size 16 does not divide"),
-        (["models={gpt2-tiny: {config: {n_layers: 3}}}"], "n_layers is '3': not a known key; did you mean n_layer?"),
-        (["dump_date=latest"], "jawiki: 20261001 classic complete, 20261101 classic complete"),
-        (["dump_date=20261301"], "no date YYYYMMDD"),
+        (["test_sets={a: {paths: [b.txt]}}"], "test_sets.a.paths has 'b.txt', which is not there (seen from /"),
+        (["test_sets={a: {paths: [resources]}}"], "test_sets.a.paths has 'resources', which has no .txt, .jsonl"),
+        (["extract={templates: tab.yaml}"], "extract.templates is 'tab.yaml', which is no file (seen from /"),
         (["pin={tokenizer: '20260901'}"], "there is no results/train_tokenizer/unigram-4k-20260901/spm.model"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_clear_message_before_anything_runs(finished, options, message):
-    ran = finished.snakemake("--config", *options)
+    assert message in refused(finished, *options)
+
+
+def test_what_a_model_cannot_start_from_and_words_that_nobody_stores_are_told_before_anything_runs(finished):
+    models = {
+        "gpt2-tiny": "init_model: results/export/second-20261001",
+        "roberta-tiny": "whole_word_mask: true, init_model: results/pretrain/roberta-tiny-20260901",
+        "second": f"{MODEL}, init_model: ./results/pretrain/gpt2-tiny-20261001/",
+        "third": f"{MODEL}, init_model: results/export/fourth-20261001",
+        "fourth": f"{MODEL.replace('4k', '8k')}, init_model: rinna/japanese-gpt2-small@v1.0",
+        "fifth": f"{MODEL}, init_model: 模型/小",
+    }
+    entries = ", ".join(f"{name}: {{{entry}}}" for name, entry in models.items())
+    told = refused(finished, f"models={{{entries}}}", "tokenizers={unigram-8k: {corpora: [jawiki]}}")
+    lines = [line for line in told.splitlines() if line.startswith("models.")]
+    none = f"which is no folder with a model.safetensors (seen from {finished.work}) and no OWNER/NAME on the Hub"
+    assert lines == [
+        "models.gpt2-tiny.init_model is 'results/export/second-20261001': no model can start from itself "
+        "(gpt2-tiny-20261001 from second-20261001 from gpt2-tiny-20261001)",
+        "models.roberta-tiny.whole_word_mask is true, which needs the words of its corpora; set segment: {words: true}",
+        f"models.roberta-tiny.init_model is 'results/pretrain/roberta-tiny-20260901', {none}",
+        "models.second.init_model is './results/pretrain/gpt2-tiny-20261001/': no model can start from itself "
+        "(second-20261001 from gpt2-tiny-20261001 from second-20261001)",
+        "models.third.init_model is 'results/export/fourth-20261001', whose tokenizer is 'unigram-8k', "
+        "and models.third.tokenizer 'unigram-4k'; use one for both",
+        f"models.fifth.init_model is '模型/小', {none}",
+    ]
+
+
+def test_a_key_that_a_configuration_has_twice_is_refused(finished, tmp_path):
+    (tmp_path / "c.yaml").write_text("split: {salt: a}\nsplit: {salt: b}\n")
+    ran = finished.snakemake("--configfile", str(tmp_path / "c.yaml"))
     assert ran.status != 0
-    assert message in ran.output
+    assert "c.yaml: split is there twice, in lines 1 and 2; rename or remove one" in ran.output
     assert "Traceback" not in ran.output
-    assert ran.rules == set()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +192,6 @@ def test_a_mistake_in_the_configuration_is_one_clear_message_before_anything_run
         ),
         (["tokenizers={unigram-4k: {vocab_size: 90000}}"], "train_tokenizer: vocab_size 90000 is too large"),
         (["split={valid_fraction: 0.0001}"], "split_summary: valid would be empty"),
-        (["segment={dictionary: nowhere}"], "segment: "),
     ],
 )
 def test_a_mistake_that_a_job_finds_is_shown_with_the_failed_job(finished, tmp_path, options, message):
@@ -147,6 +199,17 @@ def test_a_mistake_that_a_job_finds_is_shown_with_the_failed_job(finished, tmp_p
     ran = other.snakemake("data", "--config", *options)
     assert ran.status != 0
     assert message in ran.output
+
+
+def test_what_a_run_would_find_late_is_said_before_its_first_job(finished, tmp_path):
+    other = finished.elsewhere(tmp_path / "early")
+    (other.work / "memo.txt").write_text("猫。", encoding="utf-8")
+    memo = "corpora={memo: {source: text, paths: [memo.txt], license: CC0-1.0}}"
+    ran = other.snakemake("corpus", "--config", "segment={dictionary: nowhere}", memo)
+    assert ran.status != 0
+    assert "segment.dictionary is 'nowhere', which is not here" in ran.output
+    assert "corpora.memo is not compared with jawiki before it" in ran.output
+    assert not list((other.work / "results").glob("import_text/memo*"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed"])
@@ -201,7 +264,10 @@ def test_rules_find_the_package_without_pythonpath_which_snakemake_takes_away_fr
 
 @pytest.mark.parametrize(
     ("stage", "knob"),
-    [("segment", "segment={dictionary: nowhere}"), ("pretrain", "models={gpt2-tiny: {learning_rate: 1e30}}")],
+    [
+        ("train_tokenizer", "tokenizers={unigram-4k: {vocab_size: 90000}}"),
+        ("pretrain", "models={gpt2-tiny: {learning_rate: 1e30}}"),
+    ],
 )
 def test_a_stage_that_failed_after_a_change_is_not_passed_over_for_what_was_made_before(
     finished, tmp_path, stage, knob
@@ -240,23 +306,22 @@ def killed_when(workflow, condition, *args: str) -> None:
 def test_a_data_stage_killed_with_its_workflow_leaves_nothing_that_looks_finished(finished, tmp_path, stage):
     other = finished.elsewhere(tmp_path / stage)
     folder = other.work / "results" / stage / "jawiki-20261001"
-    killed_when(other, lambda: any(folder.glob("*.partial")), "data")
+    killed_when(other, lambda: any(folder.glob("*.partial")), "corpus")
     for path in folder.glob("*.jsonl.zst"):
         assert path.read_bytes() == (finished.work / path.relative_to(other.work)).read_bytes()
     other.run("--unlock")
-    other.run("data")
+    other.run("corpus")
     made = other.files(*DATA)
-    assert len(made) > 30
+    assert len(made) > 15
     assert made.items() <= finished.files(*DATA).items()
 
 
-def test_a_training_killed_with_its_workflow_goes_on_from_its_checkpoint(finished, tmp_path):
+def test_a_training_killed_with_its_workflow_goes_on_from_its_checkpoint(finished):
     """The loss of every step is the one of the undisturbed run, to the last bit."""
-    other = finished.elsewhere(tmp_path / "killed")
+    other, undisturbed = finished.moved("killed"), finished.moved("undisturbed")
     model = "results/pretrain/gpt2-tiny-20261001"
-    longer = "{max_steps: 40, save_steps: 5, logging_steps: 1, config: {resid_pdrop: 0.1}}"
+    longer = "{seed: 7, max_steps: 40, save_steps: 5, logging_steps: 1, config: {resid_pdrop: 0.1}}"
     options = ["--config", f"models={{gpt2-tiny: {longer}}}"]
-    undisturbed = finished.elsewhere(tmp_path / "undisturbed")
     undisturbed.run(model, *options)
     killed_when(other, lambda: any(other.work.glob("states/*/*/checkpoints/step-000000010")), model, *options)
     assert not (other.work / model).exists()

@@ -98,7 +98,7 @@ class Workflow:
         )
         if not wait:
             return process
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=1200)
         return Ran(process.returncode, output)
 
     def run(self, *args: str, cores: int = 2) -> Ran:

@@ -3,24 +3,31 @@
 import argparse
 import ast
 import contextlib
+import errno
 import importlib
 import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from jalm import Fault, __version__, unfinished
-from jalm.config import Section, decode, help_text
+from jalm.knobs import Section, decode, help_text
 
 log = logging.getLogger("jalm")
 PACKAGE = Path(__file__).parent
 LOG_INTERVAL = 30  # seconds between progress lines where there is no terminal
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 Item = TypeVar("Item")
+
+
+class DiskFull(Fault):
+    """No room for what is being written."""
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -51,7 +58,8 @@ def run(argv: list[str] | None = None) -> None:
     except OSError as fault:
         if fault.filename is None and fault.errno is None:
             raise
-        sys.exit(f"{name}: {fault.strerror}: {fault.filename or ''}")
+        advice = ["make room and run again"] if fault.errno in FULL else []
+        sys.exit(": ".join(map(str, filter(None, [name, fault.strerror, fault.filename, *advice]))))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -100,13 +108,35 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
 
 @contextlib.contextmanager
 def writing(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Paths to write to, renamed to `paths` when the block ends well; a killed job leaves only `*.partial`."""
+    """Paths to write to, renamed to `paths` when the block ends well; a killed job leaves only `*.partial`.
+
+    Raises:
+        DiskFull: the block met a full disk, which says nothing of the file that it was met at.
+    """
     partial = tuple(unfinished(path) for path in paths)
-    yield partial
+    try:
+        yield partial
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        more = f" and {counted(len(paths) - 1, 'file')} with it" if len(paths) > 1 else ""
+        raise DiskFull(
+            f"{paths[0]}{more} cannot be written ({error.strerror}); make room there, or in "
+            f"{tempfile.gettempdir()} if that is full, and run again"
+        ) from None
     for path, final in zip(partial, paths, strict=True):
         if final.is_dir():
             shutil.rmtree(final)
         path.replace(final)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, in English.
+
+    >>> counted(1, "minute"), counted(1234, "file")
+    ('1 minute', '1,234 files')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def progress(items: Iterable[Item], *, unit: str, total: int | None = None) -> Iterator[Item]:
@@ -116,11 +146,14 @@ def progress(items: Iterable[Item], *, unit: str, total: int | None = None) -> I
 
         yield from tqdm(items, unit=unit, total=total, unit_scale=True, leave=False)
         return
-    last = time.monotonic()
+    began = last = time.monotonic()
     for count, item in enumerate(items):
         if time.monotonic() - last > LOG_INTERVAL:
             last = time.monotonic()
-            log.info("%s of %s %s", f"{count:,}", f"{total:,}" if total else "?", unit)
+            left = ""
+            if total and count:
+                left = f", {counted(round((last - began) / count * (total - count) / 60), 'minute')} left"
+            log.info("%s of %s%s%s", f"{count:,}", f"{total:,}" if total else "?", unit, left)
         yield item
 
 

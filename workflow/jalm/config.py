@@ -5,23 +5,17 @@
 """
 
 import datetime
-import difflib
-import json
+import math
+import os
 import re
-import shlex
-from collections.abc import Mapping
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
 
-from jalm import Fault
+from jalm.knobs import DATE, NAME, REPOSITORY, SHA1, WIKI, ConfigError, Section, knob, reason, settings
+from jalm.sizes import ARCHITECTURES, MASKED, Sizes
 
-PRESETS = Path(__file__).parents[1] / "presets"
-NAME = r"^[A-Za-z][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*$"  # of corpora, tokenizers, models: they appear in paths
 SIDES = ("train", "valid", "test")
 HojiChar = Literal[  # those that judge a text; the others rewrite it, or need a dictionary
     "AcceptJapanese",
@@ -34,23 +28,8 @@ HojiChar = Literal[  # those that judge a text; the others rewrite it, or need a
 ]
 
 
-class ConfigError(Fault):
-    """A configuration that cannot be used; one line for each mistake."""
-
-
 class UnknownDate(ConfigError):
     """`dump_date` is no date; the dates that the mirror offers are what the user needs to see."""
-
-
-def knob(description: str, *, neutral: bool = False, **bounds: Any) -> Any:
-    """A field of a section; `neutral` ones cannot change a result (the batch per device: but for rounding and dropout)."""
-    return Field(description=description, json_schema_extra={"neutral": neutral}, **bounds)
-
-
-class Section(BaseModel):
-    """A group of knobs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, protected_namespaces=())
 
 
 # ---- corpora
@@ -59,14 +38,12 @@ class Section(BaseModel):
 class Mirror(Section):
     """Where the dumps of a wiki are."""
 
-    wiki: Annotated[str, knob("name of the wiki at the mirror", pattern=r"^[a-z][a-z_0-9]*$")] = "jawiki"
+    wiki: Annotated[str, knob("name of the wiki at the mirror", pattern=WIKI)] = "jawiki"
     layout: Annotated[
         Literal["classic", "content", "auto"],
         knob("of the mirror: classic (articles), content (mediawiki_content_current); auto: classic if it is done"),
     ] = "auto"
-    sha1: Annotated[
-        str | None, knob("checksum that the dump must have, beside the mirror's own", pattern="^[0-9a-f]{40}$")
-    ] = None
+    sha1: Annotated[str | None, knob("checksum that the dump must have, beside the mirror's own", pattern=SHA1)] = None
     mirror: Annotated[str, knob("https:, http: or file: address of its root, or file: a .xml.bz2", neutral=True)] = (
         "https://dumps.wikimedia.org"
     )
@@ -85,7 +62,7 @@ class Mirror(Section):
 class Download(Mirror):
     """What the download stage is told."""
 
-    date: Annotated[str | None, knob("date of the dump, YYYYMMDD", pattern=r"^\d{8}$")] = None
+    date: Annotated[str | None, knob("date of the dump, YYYYMMDD", pattern=DATE)] = None
     contact: Annotated[str, knob("mail address or page that Wikimedia can reach you by", neutral=True)] = ""
 
 
@@ -198,6 +175,7 @@ class Corpus(Section):
     parts: Annotated[int, knob("pieces that the corpus is worked on in, each a job", ge=1, le=100)] = 32
     license: Annotated[str, knob("SPDX name of the licence, for the model card")]
     attribution: Annotated[str, knob("whom the licence wants named, for the model card")] = ""
+    dataset: Annotated[str, knob("id of a data set on the Hub that this text is, for the model card")] = ""
     filter: Annotated[Filter | None, knob("rules of its own on top of the common ones, or a preset of its own")] = None
 
 
@@ -222,19 +200,33 @@ class Text(Corpus, ImportText):
 # ---- tokenizers and models
 
 
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class TrainTokenizer(Section):
     """How a SentencePiece model is trained; names are SentencePiece's own where it has one."""
 
+    corpora: Annotated[
+        Annotated[list[str], Tag("list"), Field(min_length=1)]
+        | Annotated[dict[str, Weight], Tag("mapping"), Field(min_length=1)],
+        Discriminator(lambda value: "mapping" if isinstance(value, Mapping) else "list"),
+        knob("corpora whose train side is sampled: a list, each by its size, or the share of each in the sample"),
+    ]
     vocab_size: Annotated[int, knob("pieces, counting special tokens and bytes", ge=300, le=1_000_000)] = 32000
-    model_type: Annotated[Literal["unigram"], knob("algorithm")] = "unigram"
+    model_type: Annotated[Literal["unigram", "bpe"], knob("algorithm")] = "unigram"
     character_coverage: Annotated[
-        float, knob("share of characters with a piece of their own; the rest become byte pieces", ge=0.98, le=1)
+        float, knob("share of characters with a piece of their own; for the rest see byte_fallback", ge=0.98, le=1)
     ] = 0.9995
+    byte_fallback: Annotated[bool, knob("a character without a piece becomes its bytes; false: <unk>")] = True
     normalization: Annotated[
-        Literal["nfkc", "none"], knob("nfkc: ～ becomes 〜, then Unicode NFKC; lives in the exported tokenizer")
+        Literal["nfkc", "nfkc_lower", "none"],
+        knob("nfkc: ～ becomes 〜, then Unicode NFKC; nfkc_lower: in lower case too; lives in the exported tokenizer"),
     ] = "nfkc"
     split_digits: Annotated[bool, knob("one piece a digit")] = True
-    sample_mb: Annotated[float, knob("text drawn from train for the training, megabytes (UTF-8)", gt=0)] = 200
+    pretokenizer: Annotated[
+        Literal["none", "unidic"], knob("unidic: no piece goes beyond a word of segment's dictionary; training only")
+    ] = "none"
+    sample_mb: Annotated[float, knob("text drawn from train for the training, megabytes (UTF-8)", gt=0)] = 200.0
     seed: Annotated[str, knob("another seed draws other articles")] = "jalm"
     num_threads: Annotated[int, knob("threads of the trainer; another number gives other pieces", ge=1)] = 8
 
@@ -242,61 +234,29 @@ class TrainTokenizer(Section):
 class Tokenizer(TrainTokenizer):
     """A tokenizer of the configuration."""
 
-    corpora: Annotated[list[str], knob("corpora whose train side is sampled, each by its size", min_length=1)]
-
-
-Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "relu2", "silu"]  # of transformers' ACT2FN
-
-
-class GPT2(Section):
-    """Sizes of a GPT-2, by the names of transformers' GPT2Config."""
-
-    n_layer: Annotated[int, knob("blocks", ge=1)] = 12
-    n_head: Annotated[int, knob("attention heads", ge=1)] = 12
-    n_embd: Annotated[int, knob("width", ge=1)] = 768
-    n_inner: Annotated[int | None, knob("width inside the feed-forward layers; null: 4 x n_embd", ge=1)] = None
-    activation_function: Annotated[Activation, knob("of the feed-forward layers")] = "gelu_new"
-    resid_pdrop: Annotated[float, knob("dropout after each sublayer", ge=0, lt=1)] = 0.0
-    embd_pdrop: Annotated[float, knob("dropout of the embeddings", ge=0, lt=1)] = 0.0
-    attn_pdrop: Annotated[float, knob("dropout of the attention weights", ge=0, lt=1)] = 0.0
+    model: Annotated[str, knob("a SentencePiece .model of your own to use instead of training one")] = ""
 
     @model_validator(mode="after")
-    def heads_divide_width(self) -> "GPT2":
-        """Refuse heads of unequal width."""
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}")
+    def nothing_to_train(self) -> "Tokenizer":
+        """Refuse knobs of the training beside a model that is not trained."""
+        idle = sorted(self.model_fields_set & TrainTokenizer.model_fields.keys() - {"corpora", "sample_mb", "seed"})
+        if self.model and idle:
+            raise ValueError(f"model is {self.model!r}, which is used as it is; leave out {', '.join(idle)}")
         return self
-
-
-class Roberta(Section):
-    """Sizes of a RoBERTa, by the names of transformers' RobertaConfig."""
-
-    num_hidden_layers: Annotated[int, knob("blocks", ge=1)] = 12
-    num_attention_heads: Annotated[int, knob("attention heads", ge=1)] = 12
-    hidden_size: Annotated[int, knob("width", ge=1)] = 768
-    intermediate_size: Annotated[int, knob("width inside the feed-forward layers", ge=1)] = 3072
-    hidden_act: Annotated[Activation, knob("activation of the feed-forward layers")] = "gelu"
-    hidden_dropout_prob: Annotated[float, knob("dropout of embeddings and sublayers", ge=0, lt=1)] = 0.0
-    attention_probs_dropout_prob: Annotated[float, knob("dropout of the attention weights", ge=0, lt=1)] = 0.0
-
-    @model_validator(mode="after")
-    def heads_divide_width(self) -> "Roberta":
-        """Refuse heads of unequal width."""
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
-            )
-        return self
-
-
-ARCHITECTURES: dict[str, type[Section]] = {"gpt2": GPT2, "roberta": Roberta}
 
 
 class Pretrain(Section):
     """What the pretrain stage is told; names are those of transformers' TrainingArguments where it has one."""
 
-    architecture: Annotated[Literal["gpt2", "roberta"], knob("kind of model")]
-    config: Annotated[GPT2 | Roberta, knob("sizes, by the names of the architecture's transformers config")]
+    architecture: Annotated[Literal["gpt2", "gpt_neo", "llama", "roberta", "bert", "modernbert"], knob("kind of model")]
+    config: Annotated[Sizes, knob("sizes, by the names of the architecture's transformers config")]
+    init_model: Annotated[
+        str,
+        knob(
+            "folder, or name on the Hub (owner/name@revision), of a model of the same sizes and tokenizer to start from; "
+            "empty: new weights"
+        ),
+    ] = ""
     corpora: Annotated[
         dict[str, Annotated[float, Field(gt=0)]],
         knob("passes over each corpus an epoch: 1 is each block once", min_length=1),
@@ -304,7 +264,10 @@ class Pretrain(Section):
     block_size: Annotated[int, knob("tokens of a sequence; also the model's positions", ge=8)] = 1024
     global_batch_size: Annotated[int, knob("sequences of an optimizer step, over all devices", ge=1)] = 512
     max_steps: Annotated[int, knob("optimizer steps", ge=1)]
-    learning_rate: Annotated[float, knob("its maximum", gt=0)] = 6e-4
+    optim: Annotated[
+        Literal["adamw", "muon"], knob("muon: Muon for the matrices of the blocks, AdamW for all else")
+    ] = "adamw"
+    learning_rate: Annotated[float, knob("its maximum; Muon's updates are scaled to the size of AdamW's", gt=0)] = 6e-4
     lr_scheduler_type: Annotated[
         Literal["constant", "linear", "cosine", "warmup_stable_decay"], knob("course of the learning rate")
     ] = "warmup_stable_decay"
@@ -318,48 +281,84 @@ class Pretrain(Section):
     adam_epsilon: Annotated[float, knob("AdamW", gt=0)] = 1e-8
     max_grad_norm: Annotated[float, knob("gradients are clipped to this norm; 0: never", ge=0)] = 1.0
     mlm_probability: Annotated[float, knob("share of the tokens that a masked model predicts", gt=0, lt=1)] = 0.15
-    mixed_precision: Annotated[Literal["no", "bf16"], knob("as accelerate calls it")] = "bf16"
+    mask_replace_prob: Annotated[float, knob("share of these that become [MASK]", ge=0, le=1)] = 0.8
+    random_replace_prob: Annotated[float, knob("share that become another piece; the rest stay", ge=0, le=1)] = 0.1
+    whole_word_mask: Annotated[
+        bool, knob("predict all tokens of a word or none; needs shards of a corpus segmented with words: true")
+    ] = False
+    mixed_precision: Annotated[Literal["no", "bf16", "fp16"], knob("as accelerate calls it")] = "bf16"
     seed: Annotated[int, knob("decides initial weights, order of the blocks, masks and dropout", ge=0)] = 42
     per_device_train_batch_size: Annotated[
-        int, knob("sequences in memory at once; moves rounding, and which units dropout draws", neutral=True, ge=1)
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        knob(
+            "sequences in memory at once; auto: the most that fit; moves rounding, and which units dropout draws",
+            neutral=True,
+        ),
     ] = 16
+    torch_compile: Annotated[
+        Literal["auto", "true", "false"],
+        knob("compile model and loss; auto: where there is a compiler and the training is long", neutral=True),
+    ] = "auto"
+    gradient_checkpointing: Annotated[
+        bool, knob("compute activations twice instead of keeping them: less memory, a third slower", neutral=True)
+    ] = False
+    full_determinism: Annotated[
+        bool, knob("only algorithms that give the same bits each time on a GPU too; slower there", neutral=True)
+    ] = False
     logging_steps: Annotated[int, knob("steps between lines of log.jsonl", neutral=True, ge=1)] = 50
     eval_steps: Annotated[int, knob("steps between validations", neutral=True, ge=1)] = 1000
     eval_blocks: Annotated[int, knob("blocks of each valid set that a validation uses", neutral=True, ge=1)] = 1000
     save_steps: Annotated[int, knob("steps between checkpoints", neutral=True, ge=1)] = 1000
-    save_total_limit: Annotated[int, knob("checkpoints kept", neutral=True, ge=1)] = 2
+    save_total_limit: Annotated[int, knob("last checkpoints kept", neutral=True, ge=1)] = 2
+    keep_best: Annotated[
+        bool, knob("keep the checkpoint with the lowest validation loss of those that have one, too", neutral=True)
+    ] = True
+    keep_steps: Annotated[int, knob("keep the checkpoints of every so many steps; 0: of none", neutral=True, ge=0)] = 0
+    report_to: Annotated[
+        list[Literal["tensorboard", "wandb", "mlflow", "trackio"]], knob("accelerate's trackers", neutral=True)
+    ] = []
     time_budget: Annotated[
         float,
         knob("minutes until the state is saved and the run ends; 0: its Slurm job's limit, if any", neutral=True, ge=0),
     ] = 0
 
-    @model_validator(mode="before")
+    @field_validator("config", mode="wrap")
     @classmethod
-    def config_of_the_architecture(cls, values: Any) -> Any:
+    def config_of_the_architecture(cls, value: Any, _: Any, info: ValidationInfo) -> Any:
         """Read `config` as the section that belongs to `architecture`."""
-        kind = ARCHITECTURES.get(values.get("architecture")) if isinstance(values, dict) else None
-        if kind and isinstance(values.get("config"), Mapping):
-            try:
-                return {**values, "config": kind(**values["config"])}
-            except ValidationError as error:
-                details = "; ".join(
-                    f"{'.'.join(map(str, e['loc'])) or 'sizes'} is {e['input']!r}: {_reason(e, kind)}"
-                    for e in error.errors()
-                )
-                raise ValueError(f"config of a {values['architecture']}: {details}") from None
-        return values
+        if not (kind := ARCHITECTURES.get(info.data.get("architecture"))):
+            return value  # whether it is right cannot be told, and what is wrong is told of the architecture
+        try:
+            return kind.model_validate(value)
+        except ValidationError as error:
+            details = (
+                f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {reason(e, kind)}" if e["loc"] else reason(e, kind)
+                for e in error.errors()
+            )
+            raise ValueError(f"sizes of a {info.data['architecture']}: {'; '.join(details)}") from None
 
-    @field_validator("mixed_precision", mode="before")
+    @field_validator("per_device_train_batch_size", mode="wrap")
     @classmethod
-    def no_is_a_word(cls, value: Any) -> Any:
-        """Take an unquoted no, which YAML reads as false."""
-        return "no" if value is False else value
+    def number_or_auto(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
+        """Say what is wrong once, where pydantic would say it of the number and of auto."""
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError("neither auto nor a whole number from 1 on") from None
+
+    @field_validator("mixed_precision", "torch_compile", mode="before")
+    @classmethod
+    def yaml_reads_words(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take an unquoted no, true or false, which YAML reads as a truth value."""
+        if info.field_name == "mixed_precision":
+            return "no" if value is False else value
+        return str(value).lower() if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def batch_divides(self) -> "Pretrain":
         """Refuse a global batch that cannot be cut into batches of a device."""
         total, device = self.global_batch_size, self.per_device_train_batch_size
-        if total % device:
+        if device != "auto" and total % device:
             near = sorted({max(device, total // device * device), -(-total // device) * device})
             raise ValueError(
                 f"global_batch_size {total} does not divide into per_device_train_batch_size {device}; "
@@ -367,6 +366,18 @@ class Pretrain(Section):
             )
         if self.warmup_steps > self.max_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}")
+        decay = max(1, round(self.max_steps * self.decay_fraction))  # as optimizers.decay_steps has it
+        if self.lr_scheduler_type == "warmup_stable_decay" and self.warmup_steps + decay > self.max_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} and {decay} steps of decay (decay_fraction {self.decay_fraction:g}) "
+                f"are more than max_steps {self.max_steps} together; lower one of them, or raise max_steps"
+            )
+        if (both := self.mask_replace_prob + self.random_replace_prob) > 1:
+            raise ValueError(f"mask_replace_prob and random_replace_prob are {both} together, more than 1")
+        if self.whole_word_mask and self.architecture not in MASKED:
+            raise ValueError(
+                f"whole_word_mask is for models that predict masked tokens, a {self.architecture} does not"
+            )
         return self
 
 
@@ -374,48 +385,96 @@ class Generation(Section):
     """Defaults of `generate()` in the exported folder, by transformers' GenerationConfig."""
 
     do_sample: Annotated[bool, knob("draw tokens instead of taking the likeliest")] = True
-    max_new_tokens: Annotated[int, knob("tokens", ge=1)] = 100
+    max_new_tokens: Annotated[int, knob("tokens; if not set, half of block_size where 100 do not fit", ge=1)] = 100
     temperature: Annotated[float, knob("below 1 safer, above 1 wilder", gt=0)] = 1.0
     top_k: Annotated[int, knob("draw from the k likeliest; 0: from all", ge=0)] = 50
     top_p: Annotated[float, knob("draw from the likeliest that make up this share", gt=0, le=1)] = 0.95
+
+
+class Publish(Section):
+    """Where a model is published; names are huggingface_hub's where it has one."""
+
+    repo_id: Annotated[str, knob("repository on the Hugging Face Hub, NAMESPACE/NAME", pattern=REPOSITORY)]
+    private: Annotated[bool, knob("make it a private repository; one that is public is then refused")] = True
+    tag: Annotated[str | None, knob("tag of this version; null: the date at the end of the model's name")] = None
+    move_tag: Annotated[bool, knob("take the tag away from another version that has it", neutral=True)] = False
+    overwrite: Annotated[
+        bool, knob("replace files that others changed at the Hub, and what is no older version", neutral=True)
+    ] = False
+    allow_dirty: Annotated[
+        bool, knob("publish what a changed clone made, or none; the commit message says so", neutral=True)
+    ] = False
 
 
 class Model(Pretrain):
     """A model of the configuration."""
 
     tokenizer: Annotated[str, knob("name of a tokenizer")]
-    generation: Annotated[Generation, knob("defaults of generate()")] = Generation()
+    generation: Annotated[Generation, knob("defaults of generate()", validate_default=True)] = Generation()
+    license: Annotated[str, knob("SPDX name of a licence for the weights; empty: that of the training text")] = ""
+    onnx: Annotated[bool, knob("export an ONNX graph of the model too")] = False
+    publish: Annotated[Publish | None, knob("where it is published")] = None
 
-    @model_validator(mode="after")
-    def generation_fits(self) -> "Model":
-        """Refuse a default that runs over the model's positions, where generate() ends with an IndexError."""
-        if isinstance(self.config, GPT2) and self.generation.max_new_tokens >= self.block_size:
-            raise ValueError(
-                f"generation.max_new_tokens {self.generation.max_new_tokens} must be less than block_size "
-                f"{self.block_size}; set generation: {{max_new_tokens: {self.block_size // 2}}}"
-            )
-        return self
+    @field_validator("generation")
+    @classmethod
+    def generation_fits(cls, generation: Generation, info: ValidationInfo) -> Generation:
+        """Keep generate() within the model's positions, beyond which it ends with an IndexError."""
+        asked, size = generation.max_new_tokens, info.data.get("block_size", math.inf)
+        if asked < size or info.data.get("architecture") in MASKED:
+            return generation
+        if "max_new_tokens" in generation.model_fields_set:
+            raise ValueError(f"max_new_tokens {asked} must be less than block_size {size}; set it to {size // 2}")
+        return generation.model_copy(update={"max_new_tokens": size // 2})
 
 
 class Evaluate(Section):
     """How a model is evaluated."""
 
+    measures: Annotated[
+        list[Literal["sliding", "by_document", "pseudo_perplexity"]],
+        knob("what is measured beside disjoint blocks: the first two of causal models, the third of masked ones"),
+    ] = ["sliding", "by_document", "pseudo_perplexity"]
+    block_size: Annotated[
+        int | None,
+        knob("tokens that a model sees at once; null: as many as it takes, of other people's 4096 at most", ge=8),
+    ] = None
     mlm_probability: Annotated[float, knob("share of the tokens that a masked model has to predict", gt=0, lt=1)] = 0.15
+    pseudo_tokens: Annotated[int, knob("tokens that are masked alone for pseudo_perplexity, at most", ge=1)] = 2000
     batch_size: Annotated[int, knob("sequences in memory at once", neutral=True, ge=1)] = 16
+
+
+class TestSet(Section):
+    """A text that all models are judged on."""
+
+    paths: Annotated[
+        list[str],
+        knob(
+            "documents (.jsonl.zst, .jsonl), .txt files, folders of such, e.g. results/split/<corpus>/test",
+            min_length=1,
+        ),
+    ]
 
 
 class Export(Section):
     """What the export stage is told."""
 
     name: Annotated[str, knob("name of the model, for its card")]
+    repo_id: Annotated[str, knob("repository that it goes to, for the code in its card")] = ""
     generation: Annotated[Generation, knob("defaults of generate()")] = Generation()
-    data: Annotated[list[dict[str, str]], knob("name, license and attribution of each corpus, for the card")] = []
+    license: Annotated[str, knob("SPDX name of a licence for the weights; empty: that of the training text")] = ""
+    onnx: Annotated[bool, knob("make model.onnx too")] = False
+    data: Annotated[
+        list[dict[str, str]], knob("name, license, attribution and Hub data set of each corpus, for the card")
+    ] = []
+    configuration: Annotated[
+        dict[str, Any], knob("the configuration that makes this model again, as of config.yaml")
+    ] = {}
 
 
 class Pin(Section):
     """Older results to go on using."""
 
-    tokenizer: Annotated[str | None, knob("dump date of the tokenizers to use", pattern=r"^\d{8}$")] = None
+    tokenizer: Annotated[str | None, knob("dump date of the tokenizers to use", pattern=DATE)] = None
 
 
 # ---- the whole
@@ -438,6 +497,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     tokenizers: dict[Annotated[str, Field(pattern=NAME)], Tokenizer] = {}
     models: dict[Annotated[str, Field(pattern=NAME)], Model] = {}
+    test_sets: dict[Annotated[str, Field(pattern=NAME)], TestSet] = {}
 
     @field_validator("dump_date")
     @classmethod
@@ -453,22 +513,42 @@ class Config(Section):
 
     @model_validator(mode="after")
     def names_exist(self) -> "Config":
-        """Refuse names of tokenizers and corpora that no entry has, and corpora that would share their paths."""
+        """Refuse names of tokenizers and corpora that no entry has, and entries that would share their paths."""
         for name in self.corpora:
             if name != (dated := self.corpus_id(name)) and dated in self.corpora:
-                raise ValueError(f"corpora.{dated} has the name in paths of corpora.{name}; rename one")
+                raise WrongName(
+                    f"corpora.{dated} has the name in paths of corpora.{name}; rename one", ("corpora", dated)
+                )
         for name, tokenizer in self.tokenizers.items():
+            if len(set(tokenizer.corpora)) < len(tokenizer.corpora):
+                at = ("tokenizers", name, "corpora")
+                raise WrongName(f"{'.'.join(at)} names a corpus twice; to weigh it use {{name: share}}", at)
             for corpus in tokenizer.corpora:
                 _one_of(corpus, self.corpora, ("tokenizers", name, "corpora"))
         for name, model in self.models.items():
             _one_of(model.tokenizer, self.tokenizers, ("models", name, "tokenizer"))
             for corpus in model.corpora:
                 _one_of(corpus, self.corpora, ("models", name, "corpora"))
+        homes: dict[str, str] = {}
+        for name, model in self.models.items():
+            if model.publish and (other := homes.setdefault(model.publish.repo_id.lower(), name)) != name:
+                at = ("models", name, "publish", "repo_id")
+                raise WrongName(f"{'.'.join(at)} is that of models.{other} too; each model needs its own", at)
+        sides = {self.side_id(corpus, side): corpus for side in ("test", "valid") for corpus in self.corpora}
+        for name in self.test_sets:
+            if name in sides:
+                raise WrongName(
+                    f"test_sets.{name} has the name of a side of corpora.{sides[name]}; rename it", ("test_sets", name)
+                )
         return self
 
     def corpus_id(self, corpus: str) -> str:
         """Name of a corpus in paths: dated if it comes from a dump."""
         return f"{corpus}-{self.dump_date}" if isinstance(self.corpora[corpus], MediaWiki) else corpus
+
+    def side_id(self, corpus: str, side: str) -> str:
+        """Name of a side of a corpus as a test set: the corpus's own for test."""
+        return self.corpus_id(corpus) if side == "test" else f"{self.corpus_id(corpus)}-{side}"
 
     def tokenizer_id(self, tokenizer: str) -> str:
         """Name of a tokenizer in paths, with the pinned date if there is one."""
@@ -495,19 +575,55 @@ class Config(Section):
 
     def export(self, model: str) -> Export:
         """What the export stage is told for one model."""
-        data = [
-            {
-                "name": self.corpus_id(name),
-                "license": self.corpora[name].license,
-                "attribution": self.corpora[name].attribution,
-            }
-            for name in self.models[model].corpora
-        ]
-        return Export(name=self.model_id(model), generation=self.models[model].generation, data=data)
+        entry = self.models[model]
+        data = []
+        for name in entry.corpora:
+            corpus = self.corpora[name]
+            told = {"name": self.corpus_id(name), "license": corpus.license, "attribution": corpus.attribution}
+            data.append(told | ({"dataset": corpus.dataset} if corpus.dataset else {}))
+        own = {name: getattr(entry, name) for name in ("generation", "license", "onnx")}
+        own["repo_id"] = entry.publish.repo_id if entry.publish else ""
+        return Export(name=self.model_id(model), data=data, configuration=self.configuration(model), **own)
+
+    def first_model(self, model: str) -> str | None:
+        """The model of this configuration that one starts from, None if it starts otherwise."""
+        made = {
+            f"results/{stage}/{self.model_id(name)}": name for stage in ("pretrain", "export") for name in self.models
+        }
+        folder = self.models[model].init_model
+        return made.get(os.path.relpath(folder)) if folder else None
+
+    def configuration(self, model: str) -> dict[str, Any]:
+        """The knobs that one model depends on, as a configuration of its own; without those that are neutral."""
+        models = [model]
+        while (first := self.first_model(models[-1])) and first not in models:
+            models.append(first)  # of the same tokenizer
+        name = self.models[model].tokenizer
+        tokenizer, names = self.tokenizers[name], list(self.corpora)  # a corpus is compared with those before it
+        read = [*tokenizer.corpora, *(corpus for one in models for corpus in self.models[one].corpora)]
+        made = settings(tokenizer)
+        if tokenizer.model or self.pin.tokenizer:  # nothing of how it is trained
+            made = {key: made[key] for key in ("corpora", "model", "sample_mb", "seed")}
+        stages = ("pin", "extract", "segment", "filter", "dedup", "split", "evaluate")
+        return {
+            "dump_date": self.dump_date,
+            "corpora": {corpus: settings(self.corpora[corpus]) for corpus in names[: 1 + max(map(names.index, read))]},
+            **{stage: settings(getattr(self, stage)) for stage in stages},
+            "tokenizers": {name: made},
+            "models": {one: _of_model(self.models[one]) for one in models},
+            "test_sets": {test_set: settings(entry) for test_set, entry in self.test_sets.items()},
+        }
 
 
-class _UnknownName(ValueError):
-    """A name that no entry has; `loc` is where it was given."""
+def _of_model(entry: Model) -> dict[str, Any]:
+    """The knobs of a model, but where it goes; with a batch per device, which is neutral, but has to divide."""
+    usual = Model.model_fields["per_device_train_batch_size"].default
+    made = {key: value for key, value in settings(entry).items() if key != "publish"}
+    return made | {"per_device_train_batch_size": math.gcd(entry.global_batch_size, usual)}
+
+
+class WrongName(ValueError):
+    """A name that no entry has, or that another has; `loc` is where it was given."""
 
     def __init__(self, message: str, loc: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -518,202 +634,4 @@ def _one_of(name: str, known: Mapping[str, Any], loc: tuple[str, ...]) -> None:
     if name not in known:
         verb = "has" if loc[-1] == "corpora" else "is"
         choice = ", ".join(known) or "(none)"
-        raise _UnknownName(f"{'.'.join(loc)} {verb} {name!r}, which is not one of: {choice}", loc)
-
-
-# ---- from YAML
-
-
-def load(values: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
-    """The validated configuration.
-
-    Args:
-        values: the merged configuration, as Snakemake gives it.
-        sources: where each key may come from: name of a file (or "--config") to its content, the later ones on top.
-
-    Raises:
-        UnknownDate: `dump_date` is no date.
-        ConfigError: anything else that is wrong, all mistakes at once, each with its place.
-    """
-    values = _with_nulls(values)
-    sources = sources or {"config.yaml": values}
-    for group in ("corpora", "tokenizers", "models"):
-        if isinstance(values.get(group), Mapping):
-            values[group] = {str(name): entry for name, entry in values[group].items() if entry is not None}
-    models, corpora, rules = (values.get(group) for group in ("models", "corpora", "filter"))
-    if isinstance(models, Mapping):
-        values["models"] = {
-            name: _with_preset(entry, PRESETS, ("models", name), sources) for name, entry in models.items()
-        }
-    if isinstance(corpora, Mapping):
-        values["corpora"] = {name: _with_filter(entry, rules, name, sources) for name, entry in corpora.items()}
-    if rules is not None:
-        values["filter"] = _with_preset(rules, PRESETS / "filter", ("filter",), sources)
-    try:
-        return Config(**values)
-    except ValidationError as error:
-        lines = [f"{_place(_keys(e), sources)}: {_describe(e)}" for e in error.errors()]
-        date_is_wrong = any(e["loc"] == ("dump_date",) for e in error.errors())
-        raise (UnknownDate if date_is_wrong else ConfigError)("\n".join(lines)) from None
-
-
-def _with_nulls(value: Any) -> Any:
-    """`value` with None for "null", which is what Snakemake makes of a null inside --config."""
-    if isinstance(value, Mapping):
-        return {key: _with_nulls(entry) for key, entry in value.items()}
-    return None if value == "null" else value
-
-
-def _with_preset(entry: Any, folder: Path, keys: tuple[str, ...], sources: Mapping[str, Mapping[str, Any]]) -> Any:
-    """An entry on top of its preset, without the corpora that it sets to null."""
-    if not isinstance(entry, Mapping):
-        return entry
-    entry = dict(entry)
-    if "preset" in entry:
-        name = entry.pop("preset")
-        presets = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-        if not isinstance(name, str) or name not in presets:
-            where = f"{_place((*keys, 'preset'), sources)}: {'.'.join(keys)}"
-            raise ConfigError(f"{where}.preset is {name!r}, which is not one of: {', '.join(presets)}")
-        entry = merge(yaml.safe_load(presets[name].read_text(encoding="utf-8")), entry)
-    if isinstance(entry.get("corpora"), Mapping):
-        entry["corpora"] = {corpus: weight for corpus, weight in entry["corpora"].items() if weight is not None}
-    return entry
-
-
-def _with_filter(entry: Any, common: Any, name: str, sources: Mapping[str, Mapping[str, Any]]) -> Any:
-    """A corpus with its own filter spelt out: on top of its own preset, else on top of the common rules."""
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("filter"), Mapping):
-        return entry
-    own = entry["filter"]
-    if "preset" not in own and isinstance(common, Mapping):
-        own = merge(common, own)
-    return {**entry, "filter": _with_preset(own, PRESETS / "filter", ("corpora", name, "filter"), sources)}
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with the keys of `above` on top, mappings inside merged likewise."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
-
-
-def _keys(error: dict) -> tuple[str, ...]:
-    """The keys that lead to a mistake."""
-    if error["type"] == "value_error" and isinstance(error["ctx"]["error"], _UnknownName):
-        return error["ctx"]["error"].loc
-    keys = [str(key) for key in error["loc"] if key != "[key]"]  # pydantic's mark of a wrong key
-    if keys[:1] == ["corpora"]:
-        del keys[2:3]  # pydantic's name for the kind of corpus
-    return tuple(keys)
-
-
-def _place(keys: tuple[str, ...], sources: Mapping[str, Mapping[str, Any]]) -> str:
-    """The source that the value at `keys` was last set in."""
-    for name, content in reversed(sources.items()):
-        for key in keys:
-            if not isinstance(content, Mapping) or key not in content:
-                break
-            content = content[key]
-        else:
-            return name
-    return ", ".join(sources)
-
-
-def _describe(error: dict) -> str:
-    path = ".".join(_keys(error))
-    if error["type"] == "missing":
-        return f"{path} is missing"
-    if error["type"] == "value_error" and isinstance(error["input"], (Mapping, BaseModel)):
-        cause = error["ctx"]["error"]
-        return str(cause) if isinstance(cause, _UnknownName) else f"{path}: {cause}"
-    if error["type"] == "extra_forbidden":
-        return f"{path} is {_reason(error, _section_at(error['loc']))}"
-    return f"{path} is {error['input']!r}: {_reason(error, None)}"
-
-
-def _reason(error: dict, section: type[Section] | None) -> str:
-    if error["type"] == "extra_forbidden":
-        known = list(section.model_fields) if section else []
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        return "not a known key" + (f"; did you mean {near[0]}?" if near else f"; known are: {', '.join(known)}")
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    return error["msg"]
-
-
-def _section_at(loc: tuple) -> type[Section]:
-    """The section that an unknown key at `loc` was written in."""
-    if len(loc) == 1:
-        return Config
-    if loc[0] == "corpora":
-        return Filter if loc[3] == "filter" else {"mediawiki": MediaWiki, "text": Text}[loc[2]]
-    if loc[0] == "models":
-        return Generation if "generation" in loc else Model
-    return Tokenizer if loc[0] == "tokenizers" else Config.model_fields[loc[0]].annotation
-
-
-# ---- to and from the command line
-
-
-def is_neutral(info: FieldInfo) -> bool:
-    """Whether a knob cannot change the bytes of a result."""
-    return bool(info.json_schema_extra and info.json_schema_extra["neutral"])
-
-
-def flags(section: Section, kind: type[Section] | None = None, *, neutral: bool = False) -> str:
-    """Options that spell out every knob of `section`, defaults too, quoted for a shell.
-
-    Args:
-        section: the knobs.
-        kind: the base class of `section` whose knobs are meant, when a stage is not told all.
-        neutral: the knobs that cannot change a result instead of those that can.
-    """
-    return " ".join(
-        f"--{name.replace('_', '-')}={shlex.quote(_encode(getattr(section, name)))}"  # =, or a value -x were an option
-        for name, info in (kind or type(section)).model_fields.items()
-        if is_neutral(info) == neutral
-    )
-
-
-def decode(section: type[Section], values: Mapping[str, str]) -> Section:
-    """The section that options with these values spell out.
-
-    Raises:
-        ConfigError: a value outside its bounds.
-    """
-    try:
-        return section(**{name: _decode(section.model_fields[name], value) for name, value in values.items()})
-    except ValidationError as error:
-        lines = []
-        for e in error.errors():
-            option = "--" + str(e["loc"][0]).replace("_", "-") + ": " if e["loc"] else ""
-            whole = isinstance(e["input"], (Mapping, BaseModel))
-            lines.append(f"{option}{_reason(e, None)}" if whole else f"{option}{e['input']!r}: {_reason(e, None)}")
-        raise ConfigError("\n".join(lines)) from None
-
-
-def help_text(info: FieldInfo) -> str:
-    """Help text of a knob: its meaning and default."""
-    default = "" if info.is_required() else f" (default: {_encode(info.default) or repr('')})"
-    return (info.description + default).replace("%", "%%")
-
-
-def _encode(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    plain = value.model_dump() if isinstance(value, BaseModel) else value
-    return json.dumps(plain, ensure_ascii=False)
-
-
-def _decode(info: FieldInfo, text: str) -> Any:
-    union = get_origin(info.annotation) in (Union, UnionType)
-    kinds = get_args(info.annotation) if union else (info.annotation,)
-    if str in kinds:
-        return None if text == "null" and NoneType in kinds else text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        raise WrongName(f"{'.'.join(loc)} {verb} {name!r}, which is not one of: {choice}", loc)

@@ -8,13 +8,24 @@ import ast
 import hashlib
 import importlib.util
 import io
+import subprocess
 import tokenize
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 PIECE = 4096  # bytes of a dictionary that are read at once
-OUTSIDE = {"__init__", "cli", "config", "provenance", "slurm"}  # they change no result but through params.flags
+MISSING = "is not here"  # what is said of a dictionary
+OUTSIDE = {
+    "__init__",
+    "cli",
+    "config",
+    "knobs",
+    "sizes",
+    "configfile",
+    "provenance",
+    "slurm",
+}  # they change no result but through params.flags
 
 
 @cache
@@ -54,10 +65,30 @@ def dictionary(name: str) -> str:
                     stream.seek(place)
                     digest.update(stream.read(PIECE))
     except OSError:
-        return f"{name} is not here"  # segment says what to do
+        return f"{name} {MISSING}"  # the rules and segment say what to do
     version = folder / "version"
     told = version.read_text(encoding="utf-8").strip() if version.is_file() else "unversioned"
     return f"{told}@{digest.hexdigest()[:8]}"
+
+
+@cache
+def revision() -> str:
+    """Revision of the clone that this package is in; empty outside of one.
+
+    It has -dirty behind it if something is changed, but for the configuration and the profiles: the one is recorded with
+    each result, the others change none.
+    """
+
+    def git(*words: str) -> str:
+        try:
+            ran = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True)
+        except FileNotFoundError:
+            return ""
+        return ran.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    but = [":(top)", ":(top,exclude)config.yaml", ":(top,exclude)profiles"]
+    return head + "-dirty" * bool(head and git("status", "--porcelain", "--untracked-files=no", "--", *but))
 
 
 @cache
@@ -73,6 +104,7 @@ def closure(module: str) -> tuple[str, ...]:
     return tuple(sorted(seen))
 
 
+@cache
 def imports(source: str) -> set[str]:
     """Modules of this package that `source` imports anywhere, names relative to the package."""
     found = set()
@@ -86,6 +118,7 @@ def imports(source: str) -> set[str]:
     return {name for name in found if _path(name).is_file()}
 
 
+@cache
 def executable_lines(source: str) -> str:
     """`source` without comments, docstrings and blank lines; the same under every Python version."""
     lines = source.split("\n")

@@ -1,4 +1,4 @@
-"""What the workflow does besides running jobs where there is Slurm: look after its queue."""
+"""What the workflow does besides running jobs: looks at what they need before it starts, and after Slurm's queue."""
 
 import atexit
 import threading
@@ -14,6 +14,18 @@ QUEUE_INTERVAL = 30  # seconds between two looks at the queue
 def by_slurm():
     """Whether this process gives jobs to Slurm, and is not itself within one of them."""
     return workflow.is_main_process and getattr(workflow.executor_plugin, "name", None) == "slurm"
+
+
+def refuse_missing_dictionary():
+    """Do not load and clean a dump first, and then find that segment cannot begin."""
+    needed = any(job.rule.name == "segment" for job in workflow.dag.needrun_jobs())
+    if needed and workflow.is_main_process and not workflow.deployment_settings.deployment_method:
+        name = cfg.segment.dictionary
+        if dictionary(name).endswith(MISSING):
+            raise WorkflowError(
+                f"segment.dictionary is {name!r}, which is not here: run `python -m unidic download` for unidic, or set it to "
+                "unidic-lite or the folder of a compiled UniDic"
+            )
 
 
 def refuse_living_jobs():
@@ -38,9 +50,8 @@ def refuse_living_jobs():
 
 def refuse_lost_jobs():
     """The executor plugin (2.8.0) forgets jobs of an array when the limit on jobs in the queue cuts it short."""
-    arrays = by_slurm() and workflow.executor_settings.array_jobs
     at_once = sum(entry.parts for entry in CORPORA.values()) * max(1, len(TOKENIZERS))
-    if arrays and workflow.nodes < at_once:
+    if workflow.executor_settings.array_jobs and workflow.nodes < at_once:
         raise WorkflowError(
             f"--jobs {workflow.nodes} is less than the {at_once} parts that may be ready at once, of which job arrays "
             f"are made; raise it, or do without arrays: --slurm-array-jobs ''"
@@ -49,7 +60,7 @@ def refuse_lost_jobs():
 
 def refuse_half_asked_nodes():
     """Slurm waits for ever for what a training on several nodes asks for, unless all of it is asked for."""
-    for job in workflow.dag.needrun_jobs() if by_slurm() else []:
+    for job in workflow.dag.needrun_jobs():
         asked = job.resources
         if job.rule.name == "pretrain" and asked.nodes > 1:
             several = {"tasks": asked.nodes, "tasks_per_gpu": 0, "mpi": "srun", "gpu": 0}
@@ -62,7 +73,7 @@ def refuse_half_asked_nodes():
 
 def refuse_other_logs():
     """By the place of Slurm's logs are the jobs of a folder known."""
-    if by_slurm() and workflow.executor_settings.logdir:
+    if workflow.executor_settings.logdir:
         raise WorkflowError(
             "--slurm-logdir is not supported: jalm knows the jobs of a folder by .snakemake/slurm_logs in it"
         )
@@ -95,7 +106,10 @@ def leave_incomplete():
 
     Else no change would ever make stale what outlived its head.
     """
-    for job in workflow.dag.jobs if workflow.dag else []:
+    tasks = map(os.getenv, ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN"))
+    if getattr(workflow.executor_settings, "array_execs", "") and len(set(tasks)) > 1:
+        return  # each task of an array begins as the first one, whose job is not its own, and starts its own from there
+    for job in workflow.dag.targetjobs if workflow.dag else []:
         workflow.persistence.started(job)
 
 
@@ -103,12 +117,25 @@ if workflow.remote_exec:
     atexit.register(leave_incomplete)  # Snakemake runs no hooks within jobs
 
 
+def warn_of_what_is_not_compared():
+    """Say which local text may repeat a wiki: it stands after it, where dedup cannot compare them."""
+    for place, (name, entry) in enumerate(cfg.corpora.items()):
+        before = [other for other in list(cfg.corpora)[:place] if isinstance(cfg.corpora[other], MediaWiki)]
+        if before and not isinstance(entry, MediaWiki):
+            logger.warning(
+                f"corpora.{name} is not compared with {', '.join(before)} before it: what it repeats of valid or test there "
+                f"stays in its train. Local text that stands before a wiki in config.yaml is compared with it."
+            )
+
+
 onstart:
     refuse_living_jobs()
-    refuse_lost_jobs()
-    refuse_half_asked_nodes()
-    refuse_other_logs()
+    warn_of_what_is_not_compared()
+    refuse_missing_dictionary()
     if by_slurm():
+        refuse_lost_jobs()
+        refuse_half_asked_nodes()
+        refuse_other_logs()
         threading.Thread(target=watch_queue, daemon=True).start()
         # what was being submitted when Ctrl-C came is in the queue now, unknown to the executor
         atexit.register(cancel_all, Path.cwd())

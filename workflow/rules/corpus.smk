@@ -127,6 +127,7 @@ rule filter:
         runtime=growing(120),
     params:
         flags=filter_flags,
+        hojichar=hojichar,
         code=code("filter"),
     shell:
         "python -m jalm filter {params.flags} --input {input:q} --output {output.kept:q}"
@@ -138,6 +139,7 @@ rule dedup:
     input:
         own=signatures,
         earlier=earlier_signatures,
+        earlier_drop=earlier_drops,
     output:
         drop="results/dedup/{corpus}/drop.jsonl.zst",
         counts="results/dedup/{corpus}/counts.json",
@@ -155,7 +157,7 @@ rule dedup:
         code=code("dedup"),
     shell:
         "python -m jalm dedup {params.flags}"
-        " --input {input.own:q} --earlier {input.earlier:q}"
+        " --input {input.own:q} --earlier {input.earlier:q} --earlier-drop {input.earlier_drop:q}"
         " --output {output.drop:q} --counts {output.counts:q} &> {log:q}"
 
 

@@ -5,6 +5,7 @@ rule pretrain:
         valid=model_manifests("valid"),
         train_shards=ancient(model_shards("train")),
         valid_shards=ancient(model_shards("valid")),
+        first=first_weights,
     output:
         directory("results/pretrain/{model}"),
     log:
@@ -32,17 +33,17 @@ rule pretrain:
 
 
 rule evaluate:
-    """Judge a model on the test side of a corpus."""
+    """Judge a model on a side of a corpus, or on a text of its own."""
     input:
+        unpack(test_files),
         model="results/pretrain/{model}",
-        manifest=test_manifest,
-        shards=ancient(test_shards),
+        tokenizer=exported_tokenizer,
     output:
-        "results/evaluate/{model}/{corpus}.json",
+        "results/evaluate/{model}/{test_set}.json",
     log:
-        "logs/evaluate/{model}/{corpus}.log",
+        "logs/evaluate/{model}/{test_set}.log",
     benchmark:
-        "benchmarks/evaluate/{model}/{corpus}.tsv"
+        "benchmarks/evaluate/{model}/{test_set}.tsv"
     conda:
         "../../envs/gpu.yaml"
     threads: 8
@@ -54,8 +55,9 @@ rule evaluate:
         options=flags(cfg.evaluate, neutral=True),
     params:
         flags=flags(cfg.evaluate),
+        judged=test_options,
         code=code("evaluate"),
     shell:
-        "python -m jalm launch --gpus {resources.gpu} --processes 1"
+        "python -m jalm launch --gpus {resources.gpu} --cpus {resources.cpus_per_task}"
         " evaluate {params.flags} {resources.options} --cpus {resources.cpus_per_task} --model {input.model:q}"
-        " --test {input.manifest:q} --name {wildcards.corpus:q} --output {output:q} &> {log:q}"
+        " --tokenizer {input.tokenizer:q} {params.judged} --name {wildcards.test_set:q} --output {output:q} &> {log:q}"

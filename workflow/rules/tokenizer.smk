@@ -1,12 +1,13 @@
 rule train_tokenizer:
     """Train a SentencePiece model on a sample of the train side."""
     input:
-        documents=train_documents,
-        summaries=train_summaries,
+        documents=tokenizer_documents("train"),
+        summaries=tokenizer_summaries,
+        own=own_model,
     output:
         model="results/train_tokenizer/{tokenizer}/spm.model",
         tokenizer="results/train_tokenizer/{tokenizer}/tokenizer.json",
-        report="results/train_tokenizer/{tokenizer}/report.json",
+        sample="results/train_tokenizer/{tokenizer}/sample.json",
     log:
         "logs/train_tokenizer/{tokenizer}.log",
     benchmark:
@@ -20,12 +21,47 @@ rule train_tokenizer:
         mem_mb=growing(16000),
         runtime=growing(360),
         cpus_per_task=tokenizer_threads,
+        options=flags(cfg.segment, neutral=True),
     params:
         flags=train_tokenizer_flags,
+        documents=tokenizer_options("train"),
+        dictionary=tokenizer_dictionary,
         code=recipe("train_tokenizer"),
     shell:
-        "python -m jalm train_tokenizer {params.flags} --input {input.documents:q} --model {output.model:q}"
-        " --tokenizer {output.tokenizer:q} --report {output.report:q} &> {log:q}"
+        "python -m jalm train_tokenizer {params.flags} {resources.options} {params.documents} --own {input.own:q}"
+        " --model {output.model:q} --tokenizer {output.tokenizer:q} --sample {output.sample:q} &> {log:q}"
+
+
+rule train_tokenizer_report:
+    """Measure a tokenizer on the valid side of its corpora."""
+    input:
+        documents=tokenizer_documents("valid"),
+        summaries=tokenizer_summaries,
+        model="results/train_tokenizer/{tokenizer}/spm.model",
+        tokenizer="results/train_tokenizer/{tokenizer}/tokenizer.json",
+        sample="results/train_tokenizer/{tokenizer}/sample.json",
+    output:
+        report="results/train_tokenizer/{tokenizer}/report.json",
+        table="results/train_tokenizer/{tokenizer}/report.md",
+    log:
+        "logs/train_tokenizer_report/{tokenizer}.log",
+    benchmark:
+        "benchmarks/train_tokenizer_report/{tokenizer}.tsv"
+    wildcard_constraints:
+        tokenizer=TRAINED,
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(60),
+    params:
+        flags=flags(NoKnobs()),
+        documents=tokenizer_options("valid"),
+        code=code("train_tokenizer_report"),
+    shell:
+        "python -m jalm train_tokenizer_report {params.flags} --name {wildcards.tokenizer:q} {params.documents}"
+        " --model {input.model:q} --tokenizer {input.tokenizer:q} --sample {input.sample:q}"
+        " --report {output.report:q} --table {output.table:q} &> {log:q}"
 
 
 rule shard:
@@ -40,6 +76,15 @@ rule shard:
         train="results/shard/{tokenizer}/{corpus}/train/{part}.bin",
         valid="results/shard/{tokenizer}/{corpus}/valid/{part}.bin",
         test="results/shard/{tokenizer}/{corpus}/test/{part}.bin",
+        train_index="results/shard/{tokenizer}/{corpus}/train/{part}.index",
+        valid_index="results/shard/{tokenizer}/{corpus}/valid/{part}.index",
+        test_index="results/shard/{tokenizer}/{corpus}/test/{part}.index",
+        train_sentences="results/shard/{tokenizer}/{corpus}/train/{part}.sentences",
+        valid_sentences="results/shard/{tokenizer}/{corpus}/valid/{part}.sentences",
+        test_sentences="results/shard/{tokenizer}/{corpus}/test/{part}.sentences",
+        train_words="results/shard/{tokenizer}/{corpus}/train/{part}.words",
+        valid_words="results/shard/{tokenizer}/{corpus}/valid/{part}.words",
+        test_words="results/shard/{tokenizer}/{corpus}/test/{part}.words",
     log:
         "logs/shard/{tokenizer}/{corpus}/{part}.log",
     benchmark:
@@ -66,6 +111,7 @@ rule shard_manifest:
         train=token_files("train"),
         valid=token_files("valid"),
         test=token_files("test"),
+        lengths=token_lengths,
         summary="results/split/{corpus}/summary.json",
         model="results/train_tokenizer/{tokenizer}/spm.model",
     output:
@@ -75,6 +121,9 @@ rule shard_manifest:
         train_index="results/shard/{tokenizer}/{corpus}/train/index.npy",
         valid_index="results/shard/{tokenizer}/{corpus}/valid/index.npy",
         test_index="results/shard/{tokenizer}/{corpus}/test/index.npy",
+        train_sentences="results/shard/{tokenizer}/{corpus}/train/sentences.npy",
+        valid_sentences="results/shard/{tokenizer}/{corpus}/valid/sentences.npy",
+        test_sentences="results/shard/{tokenizer}/{corpus}/test/sentences.npy",
     log:
         "logs/shard_manifest/{tokenizer}/{corpus}.log",
     benchmark:
@@ -89,6 +138,6 @@ rule shard_manifest:
         code=code("shard_manifest"),
     shell:
         "python -m jalm shard_manifest {params.flags} --summary {input.summary:q} --model {input.model:q}"
-        " --train {input.train:q} --train-index {output.train_index:q} --train-manifest {output.train:q}"
-        " --valid {input.valid:q} --valid-index {output.valid_index:q} --valid-manifest {output.valid:q}"
-        " --test {input.test:q} --test-index {output.test_index:q} --test-manifest {output.test:q} &> {log:q}"
+        " --train {input.train:q} --train-manifest {output.train:q}"
+        " --valid {input.valid:q} --valid-manifest {output.valid:q}"
+        " --test {input.test:q} --test-manifest {output.test:q} &> {log:q}"

@@ -21,6 +21,7 @@ FIRST_PORT, PORTS = 20000, 10000  # below those that systems hand out by themsel
 MEETING_TIME = 300  # seconds that the nodes wait for each other
 SAVING_TIME = 120  # seconds that processes have to save their state when they are told to end
 STARTED = "JALM_LAUNCH"  # set in the tasks that we start ourselves; SLURM_NODEID is also set in a batch script
+ON_CPU = "ACCELERATE_USE_CPU"  # set by who wants the CPU; accelerate reads it
 POLL = 1  # seconds between two looks for a free GPU
 
 
@@ -145,7 +146,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the Slurm job (default: 1)")
     parser.add_argument(
-        "--gpus", type=int, default=0, metavar="N", help="GPUs to take outside of Slurm (default: 1 if there are any)"
+        "--gpus",
+        type=int,
+        default=0,
+        metavar="N",
+        help="GPUs to take, or that the job must have (default: one if there are any, or the job's)",
     )
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help="cores of each node (default: 1)")
     parser.add_argument(
@@ -162,19 +167,18 @@ def main(argv: list[str] | None = None) -> None:
         gpus = given_gpus()
         if gpus and not slurm.own_job():
             gpus = claim(gpus, args.gpus or 1, Path(tempfile.gettempdir()), stack)
-        on_cpu = "ACCELERATE_USE_CPU"
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         import torch
 
         cli.log.info("GPUs: %s", ", ".join(gpus) or "none, so the CPU")
         usable, asked = torch.cuda.device_count(), max(args.gpus, len(gpus))
-        if usable < asked and on_cpu not in os.environ:
+        if usable < asked and ON_CPU not in os.environ:
             raise LaunchError(
                 f"{asked} GPUs were asked for, of which PyTorch can use {usable}: is it built for CUDA, is the driver new "
-                f"enough, does the job have them (CUDA_VISIBLE_DEVICES is {','.join(gpus)!r})? To use the CPU: {on_cpu}=true"
+                f"enough, does the job have them (CUDA_VISIBLE_DEVICES is {','.join(gpus)!r})? To use the CPU: {ON_CPU}=true"
             )
         if not usable:
-            os.environ[on_cpu] = "true"
+            os.environ[ON_CPU] = "true"
         processes = args.processes or max(1, len(gpus))
         if args.nodes * processes == 1:
             cli.run(args.stage)

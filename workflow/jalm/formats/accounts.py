@@ -48,7 +48,12 @@ def table(name: str, account: dict) -> str:
             row("good enough", filtered["out"])
     for side, sizes in split["out"].items():
         row(side, sizes)
-    lines += ["", "| near a document of the sides after it | before dedup | after |", "|---|---:|---:|"]
+    lines += [
+        "",
+        "| near a document of the sides after it, here or in corpora before | before dedup | after |",
+        "|---|---:|---:|",
+    ]
     before, after = account["dedup"]["contamination"]["before"], account["dedup"]["contamination"]["after"]
     lines += [f"| {side} | {count:,} | {after[side]:,} |" for side, count in before.items()]
+    lines += ["", "Local text is compared with local text before it in the configuration, not with wikis."]
     return "\n".join(lines) + "\n"

@@ -39,18 +39,18 @@ def read(path: Path) -> Iterator[Document]:
             raise DocumentError(f"{path}: line {number} is no JSON ({error})") from None
 
 
-def lines(path: Path) -> Iterator[bytes]:
-    """Lines of a zstandard-compressed file, without their ends."""
+def lines(path: Path, advice: str = "remove it, so that it is made again") -> Iterator[bytes]:
+    """Lines of a zstandard-compressed file, without their ends; `advice` is what to do when it is not whole."""
     rest = b""
     with open(path, "rb") as file:
-        for chunk in _decompressed(file, path):
+        for chunk in _decompressed(file, path, advice):
             *whole, rest = (rest + chunk).split(b"\n")
             yield from whole
     if rest:
         yield rest
 
 
-def _decompressed(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _decompressed(file: BinaryIO, path: Path, advice: str) -> Iterator[bytes]:
     # zstandard's own readers end silently in the middle of a truncated frame
     decompressor = zstandard.ZstdDecompressor().decompressobj()
     begun = True  # a file of no bytes at all is a truncated one too
@@ -59,13 +59,13 @@ def _decompressed(file: BinaryIO, path: Path) -> Iterator[bytes]:
             try:
                 yield decompressor.decompress(data)
             except zstandard.ZstdError as error:
-                raise DocumentError(f"{path} is corrupt ({error}); remove it, so that it is made again") from None
+                raise DocumentError(f"{path} is corrupt ({error}); {advice}") from None
             begun = True
             data = decompressor.unused_data
             if decompressor.eof:
                 decompressor, begun = zstandard.ZstdDecompressor().decompressobj(), False
     if begun:
-        raise DocumentError(f"{path} ends in the middle; remove it, so that it is made again")
+        raise DocumentError(f"{path} ends in the middle; {advice}")
 
 
 class Writer:

@@ -118,6 +118,34 @@ def locked(folder: Path, say: Callable[[str], None], gone: Callable[[str], bool]
             lock.release()
 
 
+def holder(folder: Path, gone: Callable[[str], bool] = lambda job: False) -> str:
+    """Who writes to a state, as far as one look can tell, empty if nobody does.
+
+    One on another machine counts until its job is gone, or it is silent for SILENCE seconds by this machine's clock;
+    who has to be sure takes the lock.
+    """
+    path = folder / "lock"
+    try:
+        left, touched = _read(path)
+        if not left:
+            return ""
+        found, me = _holder(left), {"host": _host(), "job": os.environ.get("SLURM_JOB_ID", "")}
+        kernel = True
+        with open(path, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _who(found)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                kernel = False
+    except FileNotFoundError:
+        return ""
+    dead = (kernel and found.get("host") == me["host"]) or _gone(found, me, gone)
+    return "" if dead or time.time() - touched / 1e9 > SILENCE else _who(found)
+
+
 def _host() -> str:
     """Name of this machine; the node's in a job."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

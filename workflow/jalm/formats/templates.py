@@ -3,6 +3,7 @@
 It is data (`templates.yaml`, whose comments say what its entries mean), which a user's table (`extract.templates`) extends.
 """
 
+import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -152,7 +153,12 @@ def _table(path: Path) -> Table:
         raise TemplateError(f"{path} is no YAML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise TemplateError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"])) or "the table"
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, Table.model_fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(Table.model_fields)}"
+            raise TemplateError(f"{path}: {where} is not a known key; {hint}") from None
+        raise TemplateError(f"{path}: {where} is {first['input']!r}: {first['msg']}") from None
     except TemplateError as error:
         raise TemplateError(f"{path}: {error}") from None
     return table

@@ -1,7 +1,7 @@
 """Find the documents that repeat others: equal after normalisation, or similar by their MinHash.
 
-A corpus is compared with itself and with those before it in the configuration, so that adding a corpus never changes
-an earlier one. Of two that are alike the one stays that comes first in this order: an earlier corpus, then test before
+A corpus is compared with itself and with what stayed of those before it in the configuration, so that adding a corpus
+never changes an earlier one. Of two that are alike the one stays that comes first in this order: an earlier corpus, then test before
 valid before train, then the smaller id. So train loses what is near valid or test, and neither the number of parts nor
 their order matters. Texts are compared when they share a band of their MinHash; whatever is left after the last band
 was compared in each band it shares, so that no two that stay are alike.
@@ -36,13 +36,16 @@ class Signatures:
         minhashes: uint16, shape (documents, num_perm).
     """
 
-    def __init__(self, corpora: list[list[Path]], num_perm: int, split: Split) -> None:
-        """Read the signatures of some corpora, the one at hand last."""
+    def __init__(self, corpora: list[list[Path]], drops: list[Path], num_perm: int, split: Split) -> None:
+        """Read the signatures of some corpora, the one at hand last; of the others, less the ids in their `drops`."""
         keys, digests, minhashes = [], bytearray(), bytearray()
         shares = dict(split)
         for number, paths in enumerate(corpora):
+            gone = {entry["id"] for path in drops[number : number + 1] for entry in documents.read(path)}
             for path in cli.progress(paths, unit=" parts", total=len(paths)):
                 for entry in documents.read(path):
+                    if entry["id"] in gone:
+                        continue
                     if len(entry["minhash"]) != 4 * num_perm:
                         raise SignatureError(f"{path} has MinHashes of {len(entry['minhash']) // 4}, not {num_perm}")
                     keys.append((number, RANKS[sides.side(entry, **shares)], entry["id"]))
@@ -87,11 +90,15 @@ def repeats(signatures: Signatures, config: Dedup) -> tuple[np.ndarray, np.ndarr
     passes = [(None, None)] * config.exact + [(band, config.threshold) for band in bands(config) * config.near]
     for band, threshold in passes:
         for bucket in signatures.buckets(band, np.flatnonzero(source < 0)):
-            while len(bucket) > 1:
-                first, rest = bucket[0], bucket[1:]
-                alike = signatures.alike(first, rest, threshold)
-                source[rest[alike]], equal[rest[alike]] = first, threshold is None
-                bucket = rest[~alike]
+            rest = bucket[signatures.own[bucket]]  # what stayed of an earlier corpus stays
+            for first in bucket:
+                rest = rest[rest > first]
+                if not len(rest):
+                    break
+                if source[first] < 0:
+                    alike = signatures.alike(first, rest, threshold)
+                    source[rest[alike]], equal[rest[alike]] = first, threshold is None
+                    rest = rest[~alike]
     return source, equal
 
 
@@ -116,6 +123,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--earlier", type=Path, nargs="*", default=[], metavar="FILE", help="signatures of earlier corpora"
     )
+    parser.add_argument(
+        "--earlier-drop", type=Path, nargs="*", default=[], metavar="FILE", help="ids dropped from each of these"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="ids to drop, and what each repeats")
     parser.add_argument("--counts", type=Path, required=True, metavar="FILE", help="what was found (.json)")
     args, config = cli.parse(parser, argv)
@@ -123,7 +133,9 @@ def main(argv: list[str] | None = None) -> None:
     earlier: dict[Path, list[Path]] = {}
     for path in args.earlier:
         earlier.setdefault(path.parent, []).append(path)
-    signatures = Signatures([*earlier.values(), args.input], config.num_perm, split)
+    if len(earlier) != len(args.earlier_drop):
+        parser.error(f"--earlier has {len(earlier)} folders, --earlier-drop {len(args.earlier_drop)} files")
+    signatures = Signatures([*earlier.values(), args.input], args.earlier_drop, config.num_perm, split)
     source, equal = repeats(signatures, config)
     stays = source < 0
     before = contamination(signatures, np.ones_like(stays), config)

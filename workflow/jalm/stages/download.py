@@ -7,7 +7,6 @@ already is linked from where it lies: mirror is then its path (file:/…/jawiki-
 """
 
 import datetime
-import errno
 import hashlib
 import json
 import logging
@@ -29,7 +28,6 @@ CHUNK = 1 << 16  # bytes read at once; a connection that breaks loses at most so
 TIMEOUT = 60  # seconds without a byte before a connection counts as lost
 BACKOFF = 1  # seconds before a failed request is made again, twice as many each time
 PATIENCE = 600  # seconds that a mirror may ask us to wait
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LAYOUTS = {  # folder of the dates of a wiki, and how dates are written there
     "classic": ("{wiki}", r"\d{8}"),
     "content": ("other/mediawiki_content_current/{wiki}", r"\d{4}-\d\d-\d\d"),
@@ -46,10 +44,6 @@ class ConnectionLost(MirrorError):
 
 class ChecksumError(Fault):
     """A file whose size or checksum is not what its mirror lists, or that is no dump."""
-
-
-class DiskFull(Fault):
-    """No room for what is being loaded."""
 
 
 class Listed(NamedTuple):
@@ -74,6 +68,8 @@ class Folder:
     retries = 0  # it has no more bytes the next time
 
     def __init__(self, root: Path) -> None:
+        if root.is_file():
+            raise MirrorError(f"mirror file:{root} is one dump on disk: there are no dates to list")
         if not root.is_dir():
             raise MirrorError(f"mirror file:{root}: there is no folder {root.absolute()}, and no dump")
         self.root = root
@@ -273,7 +269,7 @@ def choose(mirror: Mirror, config: Download) -> tuple[str, str, dict[str, Listed
 # ---- files
 
 
-def fetch(mirror: Mirror, name: str, listed: Listed, folder: Path, stop: threading.Event) -> Path:
+def fetch(mirror: Mirror, name: str, listed: Listed, folder: Path, stop: threading.Event) -> None:
     """Bring the file `name` into `folder`, verified; what is there already is verified only.
 
     Raises:
@@ -282,9 +278,9 @@ def fetch(mirror: Mirror, name: str, listed: Listed, folder: Path, stop: threadi
     """
     path = folder / name
     ((algorithm, want),) = listed.sums.items()
-    if path.is_file() and listed.size in (None, path.stat().st_size) and _checksum(path, algorithm) == want:
+    if _is(path, listed):
         cli.log.info("%s is here already, and as the mirror lists it", name)
-        return path
+        return
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(name + ".part")
     for attempt in range(mirror.retries + 1):
@@ -305,7 +301,6 @@ def fetch(mirror: Mirror, name: str, listed: Listed, folder: Path, stop: threadi
             "anew, or try another mirror"
         )
     part.replace(path)
-    return path
 
 
 def _resume(mirror: Mirror, listed: Listed, part: Path, stop: threading.Event) -> bool:
@@ -333,20 +328,22 @@ def _resume(mirror: Mirror, listed: Listed, part: Path, stop: threading.Event) -
         cli.log.info("connection lost after byte %s (%s)", f"{part.stat().st_size:,}", error)
         return False
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in cli.FULL:
             raise
-        raise DiskFull(
+        raise cli.DiskFull(
             f"{part} cannot grow beyond {part.stat().st_size:,} bytes{f' of {total:,}' if total else ''} "
             f"({error.strerror}); it was kept: make room and run again to resume"
         ) from None
     return listed.size is None or part.stat().st_size >= listed.size
 
 
-def fetch_all(mirror: Mirror, files: dict[str, Listed], folder: Path, connections: int) -> list[Path]:
+def fetch_all(mirror: Mirror, files: dict[str, Listed], folder: Path, connections: int) -> None:
     """Bring all files of a dump, `connections` at a time."""
     stop = threading.Event()
     if connections == 1:  # without threads, so that Ctrl-C ends any pause
-        return [fetch(mirror, name, listed, folder, stop) for name, listed in files.items()]
+        for name, listed in files.items():
+            fetch(mirror, name, listed, folder, stop)
+        return
     with ThreadPoolExecutor(connections) as pool:
         brought = [pool.submit(fetch, mirror, name, listed, folder, stop) for name, listed in files.items()]
         try:
@@ -355,20 +352,23 @@ def fetch_all(mirror: Mirror, files: dict[str, Listed], folder: Path, connection
         finally:  # the others end at their next block
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        return [future.result() for future in brought]
 
 
 def earlier(record: Path, config: Download) -> tuple[str, str, dict[str, Listed]] | None:
-    """Layout, mirror and files on record, if they are all here and what the configuration wants."""
+    """Layout, mirror and files on record, if they are what the configuration wants and are all here, unchanged."""
     if not record.is_file():
         return None
     known = json.loads(record.read_text(encoding="utf-8"))
-    wanted = known["layout"] in layouts(config) and (known["wiki"], known["date"]) == (config.wiki, config.date)
-    if not wanted or not all((record.parent / name).is_file() for name in known["files"]):
+    # a dump on disk is kept for the day when it lies there no more, not for a mirror that was asked for in its place
+    allowed = ["file"] if config.mirror.endswith(".bz2") else layouts(config)
+    if known["layout"] not in allowed or (known["wiki"], known["date"]) != (config.wiki, config.date):
         return None
-    files = {name: Listed(**file) for name, file in known["files"].items()}
     root = known["mirror"]
-    return known["layout"], root, {n: f._replace(url=f.url.removeprefix(f"{root}/")) for n, f in files.items()}
+    files = {name: Listed(**file) for name, file in known["files"].items()}
+    files = {name: file._replace(url=file.url.removeprefix(f"{root}/")) for name, file in files.items()}
+    if not all(_is(record.parent / name, file) for name, file in files.items()):
+        return None
+    return known["layout"], root, files
 
 
 def on_disk(path: Path, config: Download) -> dict[str, Listed]:
@@ -397,21 +397,27 @@ def cut(path: Path) -> list[blocks.Block]:
     try:
         found = blocks.find(path)
         with open(path, "rb") as file:
-            beginning = blocks.content(file, found[0])
+            beginning, *ending = (blocks.content(file, block) for block in (found[0], *found[-2:]))
     except (blocks.BlockError, OSError, ValueError) as error:
         raise ChecksumError(f"{error}; get it anew, from another mirror") from None
     if b"<mediawiki" not in beginning[:1000]:
         raise ChecksumError(f"{path} is no dump: it begins with {beginning[:40]!r}; check mirror")
+    if not b"".join(ending).rstrip().endswith(b"</mediawiki>"):
+        raise ChecksumError(f"{path} ends in the middle of the dump; get it anew, from another mirror")
     return found
 
 
 def link(path: Path, target: Path) -> None:
     """Make `target` the same file, or a copy where that cannot be."""
+    if target.exists() and target.samefile(path):
+        return
+    target.unlink(missing_ok=True)
     try:
         os.link(path, target)
     except OSError:
         cli.log.info("no hard link to %s can be made here: it is copied", path)
-        shutil.copyfile(path, target)
+        with cli.writing(target) as (copy,):
+            shutil.copyfile(path, copy)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -428,15 +434,22 @@ def main(argv: list[str] | None = None) -> None:
     if None in (config.date, args.dump, args.index, args.manifest):
         parser.error("--date, --dump, --index and --manifest are needed (or --list)")
 
-    record = args.dump.parent / "verified.json"  # the manifest again, which Snakemake does not know of
+    folder = source = args.dump.parent
+    record = folder / "verified.json"  # the manifest again, which Snakemake does not know of
     path = local(config.mirror)
     if path and path.is_file():
-        layout, root, listed, found = "file", f"file:{path.absolute().parent}", on_disk(path, config), [path]
+        layout, root, listed = "file", f"file:{path.absolute().parent}", on_disk(path, config)
+        source = path.parent
+    elif known := earlier(record, config):
+        layout, root, listed = known
+        _demand(config.sha1, listed)
+        cli.log.info("all files are here already, and as they were verified before")
     else:
         mirror = mirror_at(config)
-        layout, root, listed = earlier(record, config) or choose(mirror, config)
+        layout, root, listed = choose(mirror, config)
         _demand(config.sha1, listed)
-        found = fetch_all(mirror, listed, args.dump.parent, config.connections)
+        fetch_all(mirror, listed, folder, config.connections)
+    found = [source / name for name in listed]
     index = [block for file in found for block in cut(file)]
     files = {
         file.name: {
@@ -457,7 +470,8 @@ def main(argv: list[str] | None = None) -> None:
     with cli.writing(args.dump, args.index, args.manifest, record) as (dump, table, *records):
         dump.mkdir()
         for file in found:
-            link(file, dump / file.name)
+            link(file, folder / file.name)  # a dump on disk is kept too: dump/ goes when this stage runs again
+            link(folder / file.name, dump / file.name)
         blocks.write_index(table, index)
         for written in records:
             written.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -468,6 +482,11 @@ def main(argv: list[str] | None = None) -> None:
 def _list(mirror: Mirror, config: Download) -> None:
     """Print date, layout and state of each dump that the mirror has."""
     offered = [(date, layout) for layout in layouts(config) for date in dates(mirror, config.wiki, layout)]
+    if not offered:
+        raise MirrorError(
+            f"{mirror.root} has no dump of {config.wiki} (layout {' or '.join(layouts(config))}); "
+            "check wiki, layout and mirror"
+        )
     for date, layout in sorted(offered):
         done = listed_files(mirror, config.wiki, date, layout)
         print(date, layout, "complete" if done else "not complete")
@@ -483,6 +502,13 @@ def _demand(sha1: str | None, files: dict[str, Listed]) -> None:
                 else f"config.yaml demands sha1 {sha1}, but a content dump is {len(files)} files with SHA256SUMS of "
                 "their own; remove sha1, or set layout: classic"
             )
+
+
+def _is(path: Path, listed: Listed) -> bool:
+    """Whether a file is here, and as it is listed."""
+    ((algorithm, want),) = listed.sums.items()
+    size = path.stat().st_size if path.is_file() else None
+    return size is not None and listed.size in (None, size) and _checksum(path, algorithm) == want
 
 
 def _checksum(path: Path, algorithm: str) -> str:

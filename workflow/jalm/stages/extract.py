@@ -26,9 +26,10 @@ from xml.sax.saxutils import escape
 import orjson
 
 from jalm import Fault, cli
-from jalm.config import Extract, flags
+from jalm.config import Extract
 from jalm.formats import documents, earlier, templates, wikitext
 from jalm.formats.blocks import Block, content, read_index
+from jalm.knobs import flags
 
 BATCH = 8_000_000  # characters given to one run of wikiextractor; its start costs 0.1 s
 PROGRAM = [sys.executable, "-u", "-m", "wikiextractor.WikiExtractor"]  # -u: no finished text is lost in its buffer
@@ -168,6 +169,12 @@ def xml(texts: Iterable[str]) -> str:
 
 # ---- files and processes
 
+# of a corrupt dump; one that mirror names on disk is linked again as it is, unless its checksum is demanded
+ANEW = (
+    "remove the folder {}, if download made it, so that download verifies the dump and loads it anew (one of your own, "
+    "which mirror names on disk, has to be got anew first)"
+)
+
 
 def read_pages(dump: Path, index: list[Block], chosen: range) -> Iterator[Page]:
     """Pages that begin in some blocks of a dump, in order.
@@ -181,7 +188,7 @@ def read_pages(dump: Path, index: list[Block], chosen: range) -> Iterator[Page]:
         if index[numbers[-1]].end > 8 * size:
             raise DumpError(
                 f"{dump / name} has {size} bytes, but its index a block that ends at byte {index[numbers[-1]].end // 8};"
-                " it is truncated, or the index is another dump's: remove both and run download again"
+                " it is truncated, or the index is another dump's: " + ANEW.format(dump)
             )
     for name, numbers in files:
         following = takewhile(lambda block, name=name: block.file == name, islice(index, numbers[0], None))
@@ -216,8 +223,8 @@ def _pages(path: Path, blocks: Iterable[Block], own: int) -> Iterator[Page]:
 def _corrupt(path: Path, block: Block, why: object, title: str | None) -> DumpError:
     last = f"; the last page read is {title!r}" if title else ""
     return DumpError(
-        f"{path}: the block at byte {block.begin // 8} cannot be read ({why}){last};"
-        " it is corrupt: remove it and run download again"
+        f"{path}: the block at byte {block.begin // 8} cannot be read ({why}){last}; it is corrupt: "
+        + ANEW.format(path.parent)
     )
 
 
@@ -318,7 +325,7 @@ def main(argv: list[str] | None = None) -> None:
     dropped, ids = Counter(), []
     earlier.forget(args.output)
     with cli.writing(args.output) as (partial,), documents.writing(partial) as writer, TemporaryDirectory() as folder:
-        pages = cli.progress(read_pages(args.dump, index, part_of(index, args.part, args.parts)), unit="pages")
+        pages = cli.progress(read_pages(args.dump, index, part_of(index, args.part, args.parts)), unit=" pages")
         for batch in batches(prepare(pages, rules, known, lists=config.lists, dropped=dropped), BATCH):
             for article, text in zip(batch, texts(batch, Path(folder), config), strict=True):
                 if text:

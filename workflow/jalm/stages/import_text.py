@@ -25,7 +25,9 @@ LOOK_BACK = 1 << 16  # bytes before a stretch that are read to see whether a doc
 LARGEST = 1 << 26  # bytes of a document; where there is none below that, blank lines separate no documents
 ROWS = 256  # of a parquet file in memory at once
 
+BLANK = b" \t\n\v\f\r\xe3\x80"  # white space of ASCII, and the bytes of U+3000, of which UTF-8 makes nothing else
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates but those that stand for bytes
 NO_UTF8 = "bytes that are no UTF-8"
 CONTROLS = "control characters"
 LONG_LINES = "lines longer than max_line_bytes"
@@ -55,6 +57,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def blocks(path: Path, part: int, parts: int, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Blank-line separated documents that begin in one of `parts` equal stretches of a file, with their offsets.
 
+    White space makes a line no less blank, nor do ideographic spaces (U+3000) in one of at most `max_line_bytes`.
     Only the stretch is read, and what its last document has beyond it (of an .xz file also what lies between it and the
     beginning of the block that it begins in).
 
@@ -72,8 +75,8 @@ def blocks(path: Path, part: int, parts: int, max_line_bytes: int) -> Iterator[t
             if here >= end and not found:
                 return
             if here < start:
-                inside = not line.isspace()
-            elif line.isspace():
+                inside = not _is_blank(line, max_line_bytes)
+            elif _is_blank(line, max_line_bytes):
                 inside = False
                 if found:
                     yield begin, b"".join(found)
@@ -91,6 +94,11 @@ def blocks(path: Path, part: int, parts: int, max_line_bytes: int) -> Iterator[t
             yield begin, b"".join(found)
 
 
+def _is_blank(line: bytes, most: int) -> bool:
+    # of a line beyond `most`, `lines` may not show what it is made of
+    return line.isspace() or (len(line) <= most and not line.strip(BLANK))
+
+
 def _line_before(file: BinaryIO, start: int) -> tuple[int, bytes]:
     """Offset of a line that begins before `start` (or of the end of one that is not blank), and the bytes between."""
     back = LOOK_BACK
@@ -99,7 +107,7 @@ def _line_before(file: BinaryIO, start: int) -> tuple[int, bytes]:
         file.seek(origin)
         before = file.read(start - origin)
         begin = before.find(b"\n", 0, -1) + 1
-        if begin or origin == 0 or not before.isspace():
+        if begin or origin == 0 or before.strip(BLANK):  # not even a piece of a blank line
             return origin + begin, before[begin:]
         back *= 2
 
@@ -151,11 +159,6 @@ def rows(path: Path, part: int, parts: int, text_column: str) -> Iterator[tuple[
         raise TextError(f"{path} cannot be read as parquet with a column {text_column!r} of text ({error})") from None
 
 
-def called(path: Path) -> str:
-    """Name of a path in ids, which stay when a file is decompressed."""
-    return re.sub(r"\.(xz|zst)$", "", path.name)
-
-
 def entries(path: Path, part: int, parts: int, config: ImportText) -> Iterator[tuple[str, bytes, dict]]:
     """Id, text and other fields of each document that one part of `parts` takes from a file or folder.
 
@@ -165,8 +168,17 @@ def entries(path: Path, part: int, parts: int, config: ImportText) -> Iterator[t
     name = called(path)
     if path.is_dir():
         files = sorted(path.rglob("*.txt"), key=os.fspath)
+        others = []
+        if part == 0 or not files:  # one walk of the folder, one line in the logs
+            others = sorted(
+                (file for file in path.rglob("*") if file.suffix != ".txt" and file.is_file()), key=os.fspath
+            )
+        named = ", ".join(map(repr, map(str, others[:5]))) + ", …" * (len(others) > 5)
         if not files:
-            raise TextError(f"the folder {path} has no .txt files")
+            hint = f", but {len(others)} of other kinds ({named}); list these themselves in paths" if others else ""
+            raise TextError(f"the folder {path} has no .txt files{hint}")
+        if others:
+            cli.log.info("%s: %d files are passed over, because they are no .txt: %s", path, len(others), named)
         for file in files[part::parts]:
             try:
                 inner = os.fsencode(file.relative_to(path)).decode()
@@ -195,7 +207,7 @@ def entries(path: Path, part: int, parts: int, config: ImportText) -> Iterator[t
 
 def _json_lines(path: Path) -> Iterator[bytes]:
     if path.suffix == ".zst":
-        yield from documents.lines(path)
+        yield from documents.lines(path, "fetch or make it anew, and test it with: zstd -t")
     else:
         with opened(path) as file:
             for _, line in lines(file, LARGEST):
@@ -207,11 +219,17 @@ def _fields(line: bytes, path: Path, number: int, text_column: str) -> tuple[byt
     try:
         fields = json.loads(line.decode(errors="surrogateescape"))
         text = fields.get(text_column) if isinstance(fields, dict) else None
-        raw = text.encode(errors="surrogateescape") if isinstance(text, str) else None
+        # half a pair (\\ud83d) is no text: like a byte that is no UTF-8
+        raw = HALF.sub("\udcff", text).encode(errors="surrogateescape") if isinstance(text, str) else None
     except ValueError as error:
         raise TextError(f"{path}: line {number} is no JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise TextError(f"{path}: line {number} is no JSON object ({{…}}) with a key {text_column!r}")
+    if text_column not in fields:
+        known = ", ".join(fields) or "(none)"
+        raise TextError(f"{path}: line {number} has no key {text_column!r}; set text_column to one of: {known}")
     if raw is None:
-        raise TextError(f"{path}: line {number} is no object with a {text_column}")
+        raise TextError(f"{path}: line {number} has no text under {text_column!r} (text_column), but {text!r:.60}")
     return raw, str(fields.get("title") or "").encode(errors="replace").decode()
 
 
@@ -229,6 +247,25 @@ def tidy(raw: bytes, counts: Counter, max_line_bytes: int) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def called(path: Path) -> str:
+    """Name of a file or folder in ids, which stay when it is decompressed."""
+    return re.sub(r"\.(xz|zst)$", "", path.name)
+
+
+def distinct(paths: list[Path]) -> None:
+    """Refuse paths of one name, whose ids would clash.
+
+    Raises:
+        TextError: two of them have one.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if other := seen.get(called(path)):
+            both = f"{other} and {path} are both called {called(path)} in ids; rename one"
+            raise TextError(f"{path} is listed twice in paths; remove one" if other == path else both)
+        seen[called(path)] = path
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     parser = cli.parser(__doc__, ImportText, "import_text")
@@ -238,9 +275,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="documents (.jsonl.zst)")
     parser.add_argument("--counts", type=Path, metavar="FILE", help="what came in, and why the rest went (.json)")
     args, config = cli.parse(parser, argv)
-    names = Counter(map(called, args.input))
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise TextError(f"two paths are called {twice[0]}, so that ids would clash; rename one")
+    distinct(args.input)
     mended, first, taken, empty = Counter(), {}, 0, 0
     with cli.writing(args.output) as (output,), documents.writing(output) as writer:
         for path in args.input:

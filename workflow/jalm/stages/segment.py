@@ -8,17 +8,11 @@ length of each word of each sentence, where words are the dictionary's and what 
 """
 
 import re
-import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from jalm import Fault, cli
+from jalm import cli
 from jalm.config import Segment
-from jalm.formats import documents
-
-if TYPE_CHECKING:
-    from fugashi import GenericTagger
+from jalm.formats import documents, words
 
 TERMINALS = "。｡．！？!?‼⁇⁈⁉"
 BRACKETS = {  # both widths are one kind: wikis close （ with )
@@ -54,14 +48,13 @@ _CONNECTIVE = re.compile(  # made of particles and auxiliaries, yet the beginnin
     "|すれば|すると|な(?:ると|れば))"
 )
 _WINDOW = re.compile(r".{,12}")  # what fugashi sees of the text after a mark
-CALL = 100_000  # characters that fugashi is given at once; several times as many crash it
 
 
 class Splitter:
     """Cuts text into sentences; where it cuts depends on the paragraph alone."""
 
     def __init__(self, dictionary: str) -> None:
-        self._tagger = tagger(dictionary)
+        self._tagger = words.tagger(dictionary)
 
     def paragraphs(self, text: str) -> list[list[str]]:
         """Sentences of every line of a text, white space included."""
@@ -130,8 +123,8 @@ class Splitter:
         """Whether the word at `after` is a particle or auxiliary of the sentence before it, so that no other begins here."""
         if not "ぁ" <= text[after] <= "ん":
             return False
-        words = self._tagger(text[end - 1] + _WINDOW.match(text, after).group())
-        return len(words) > 1 and words[1].feature[0] in ("助詞", "助動詞") and words[1].feature[1] != "接続助詞"
+        found = self._tagger(text[end - 1] + _WINDOW.match(text, after).group())
+        return len(found) > 1 and found[1].feature[0] in ("助詞", "助動詞") and found[1].feature[1] != "接続助詞"
 
 
 def _pairs(text: str, marks: list[int]) -> dict[int, int]:
@@ -155,47 +148,6 @@ def _pairs(text: str, marks: list[int]) -> dict[int, int]:
     return closing
 
 
-def word_lengths(sentence: str, wakati: Callable[[str], str]) -> list[int]:
-    """Length of each word of a sentence, in characters; `wakati` puts spaces between words and drops white space."""
-    lengths = []
-    for begin in range(0, len(sentence), CALL):
-        text = sentence[begin : begin + CALL].replace("\0", " ")  # where a C string ends
-        words = wakati(text).split()
-        found = list(map(len, words))
-        if sum(found) != len(text):
-            found, place = [], 0
-            for word in words:
-                at = text.index(word, place)
-                found += [at - place, len(word)]
-                place = at + len(word)
-            found = [length for length in (*found, len(text) - place) if length]
-        lengths += found
-    return lengths
-
-
-def tagger(dictionary: str, options: str = "") -> "GenericTagger":
-    """A fugashi tagger with the dictionary `unidic`, `unidic-lite` or the compiled one in a folder.
-
-    Raises:
-        Fault: there is no such dictionary.
-    """
-    import fugashi
-
-    folder, remedy = dictionary, "give the folder of a compiled UniDic, unidic or unidic-lite"
-    if dictionary == "unidic":
-        import unidic
-
-        folder, remedy = unidic.DICDIR, "run `python -m unidic download`, or set segment.dictionary to unidic-lite"
-    elif dictionary == "unidic-lite":
-        import unidic_lite
-
-        folder = unidic_lite.DICDIR
-    try:
-        return fugashi.GenericTagger(f"{options} -d {shlex.quote(folder)} -r /dev/null")
-    except RuntimeError:  # its message is a page about fugashi
-        raise Fault(f"segment.dictionary is {dictionary!r}, but {folder} is no compiled dictionary; {remedy}") from None
-
-
 def main(argv: list[str] | None = None) -> None:
     """Segment one file of documents."""
     parser = cli.parser(__doc__, Segment, "segment")
@@ -203,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the documents with paragraphs of sentences instead")
     args, config = cli.parse(parser, argv)
     splitter = Splitter(config.dictionary)
-    wakati = tagger(config.dictionary, "-Owakati").parse if config.words else None
+    wakati = words.wakati(config.dictionary) if config.words else None
     count = 0
     with cli.writing(args.output) as (output,), documents.writing(output) as writer:
         for document in cli.progress(documents.read(args.input), unit="documents"):
@@ -211,6 +163,6 @@ def main(argv: list[str] | None = None) -> None:
             count += sum(map(len, paragraphs))
             segmented = document | {"text": paragraphs}  # in the place of the text
             if wakati:
-                segmented["words"] = [[word_lengths(s, wakati) for s in sentences] for sentences in paragraphs]
+                segmented["words"] = [[words.lengths(s, wakati) for s in sentences] for sentences in paragraphs]
             writer.write({"paragraphs" if key == "text" else key: value for key, value in segmented.items()})
     cli.closing("segment", f"{writer.count:,} documents", f"{writer.count:,} documents, {count:,} sentences")

@@ -4,6 +4,7 @@ An empty side is an error, before anything is trained on it.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from jalm import Fault, cli
@@ -17,18 +18,29 @@ class EmptySide(Fault):
     """A corpus whose train, valid or test side has no document."""
 
 
-def checked(sides: dict) -> dict:
-    """Sizes of the sides, none of them empty.
+def checked(account: dict) -> dict:
+    """Sizes of the sides in an account, none of them empty.
 
     Raises:
         EmptySide: a side has no document.
     """
+    sides = account["split"]["out"]
     empty = [side for side in SIDES if not sides[side]["documents"]]
+    documents = sum(sides[side]["documents"] for side in SIDES)
+    if not documents:
+        gone = Counter(account["intake"]["dropped"])
+        for stage in ("filter", "split"):
+            gone.update({reason: size["documents"] for reason, size in account[stage]["dropped"].items()})
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in gone.most_common() if count)
+        raise EmptySide(
+            f"no document is left: {account['intake']['in']:,} came in{f', and were dropped: {reasons}' if reasons else ''}; "
+            "look at the corpus itself, or at the knobs of filter and dedup in config.yaml"
+        )
     if empty:
-        documents = sum(sides[side]["documents"] for side in SIDES)
         raise EmptySide(
             f"{' and '.join(empty)} would be empty: {documents:,} documents are too few for split.valid_fraction and "
-            "split.test_fraction in config.yaml; change these or split.salt, or take a larger corpus"
+            "split.test_fraction in config.yaml; change these or split.salt, or take a larger corpus (a folder with train, "
+            "valid and test in it needs documents in each)"
         )
     return sides
 
@@ -49,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         stage: accounts.total(json.loads(path.read_text(encoding="utf-8")) for path in getattr(args, stage))
         for stage in STAGES
     }
-    sides = checked(account["split"]["out"])
+    sides = checked(account)
     with cli.writing(args.output, args.account, args.table) as paths:
         for path, what in zip(paths, (sides, account), strict=False):
             path.write_text(json.dumps(what, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
