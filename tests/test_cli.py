@@ -120,6 +120,24 @@ def test_an_option_is_never_guessed_from_its_beginning():
     assert refusal.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (
+            ["states", "--cleen"],
+            "jalm states: unrecognized arguments: --cleen; did you mean --clean? (jalm states --help",
+        ),
+        (["compare", "--jsn=1", "a.json"], "--jsn=1; did you mean --json?"),
+        (["jobs", "--猫"], "jalm jobs: unrecognized arguments: --猫 (jalm jobs --help lists all)"),
+    ],
+)
+def test_an_option_that_there_is_not_is_met_with_the_nearest_in_one_line(argv, told, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        cli.run(argv)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (refusal.value.code, told in line) == (2, True)
+
+
 # ---- running a stage by its name
 
 

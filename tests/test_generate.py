@@ -30,7 +30,8 @@ from transformers import (
 )
 
 from jalm.commands import generate
-from jalm.commands.generate import FolderError, PromptError
+from jalm.formats import answers
+from jalm.formats.answers import FolderError, PromptError
 from jalm.knobs import ConfigError
 
 CAUSAL, MASKED = ["gpt2", "gpt_neo", "llama"], ["roberta", "bert", "modernbert"]
@@ -44,7 +45,7 @@ def used(tiny):
     """A tiny model of ours in use."""
     loaded = {}
     return lambda name: (
-        loaded.setdefault(name, None) or loaded.update({name: generate.load(tiny.exported(name))}) or loaded[name]
+        loaded.setdefault(name, None) or loaded.update({name: answers.load(tiny.exported(name))}) or loaded[name]
     )
 
 
@@ -133,9 +134,7 @@ def test_a_completion_begins_with_its_prompt_and_depends_on_the_seed_alone(tiny,
 
 @pytest.mark.parametrize("architecture", CAUSAL)
 def test_a_completion_is_that_of_plain_transformers(tiny, used, architecture):
-    assert texts(generate.complete(used(architecture), "日本の", seed=3)) == plain(
-        tiny.exported(architecture), "日本の"
-    )
+    assert texts(answers.complete(used(architecture), "日本の", seed=3)) == plain(tiny.exported(architecture), "日本の")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +149,7 @@ def test_a_completion_is_that_of_plain_transformers(tiny, used, architecture):
 def test_options_are_those_of_plain_transformers(tiny, used, options):
     wanted = plain(tiny.exported("gpt2"), "日本の", **options)
     samples = options.pop("num_return_sequences", 1)
-    assert texts(generate.complete(used("gpt2"), "日本の", 3, samples, **options)) == wanted
+    assert texts(answers.complete(used("gpt2"), "日本の", 3, samples, **options)) == wanted
 
 
 def test_a_folder_that_draws_nothing_draws_when_it_is_told_to(foreign, printed):
@@ -169,11 +168,11 @@ def test_a_completion_ends_at_the_end_of_a_text(tiny, monkeypatch, used):
     ids = AutoTokenizer.from_pretrained(tiny.exported("gpt2"))("日本の", return_tensors="pt")["input_ids"]
     torch.manual_seed(3)
     new = model.model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :].tolist()
-    (whole,) = generate.complete(model, "日本の", 3)["samples"]
+    (whole,) = answers.complete(model, "日本の", 3)["samples"]
     assert (whole["tokens"], whole["finish_reason"]) == (len(new), "length") == (8, "length")
     monkeypatch.setattr(model.model.generation_config, "eos_token_id", [3, new[5]])
     written = []
-    (short,) = generate.complete(model, "日本の", 3, write=written.append)["samples"]
+    (short,) = answers.complete(model, "日本の", 3, write=written.append)["samples"]
     assert (short["tokens"], short["finish_reason"]) == (new.index(new[5]), "stop")
     assert whole["text"].startswith(short["text"])
     assert "".join(written) == short["text"]
@@ -182,7 +181,7 @@ def test_a_completion_ends_at_the_end_of_a_text(tiny, monkeypatch, used):
 @pytest.mark.parametrize("architecture", CAUSAL)
 def test_a_long_prompt_is_completed_as_far_as_the_model_goes(used, architecture):
     prompt, model = "1" * 30, used(architecture)  # <s> and one piece a digit: 31 of 32 tokens
-    record = generate.complete(model, prompt)
+    record = answers.complete(model, prompt)
     assert (record["seen_tokens"], record["samples"][0]["tokens"]) == (31, 1)
 
 
@@ -194,35 +193,35 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers(tiny, digits, 
 
 
 def test_of_a_prompt_that_is_too_long_the_end_can_be_kept(used, capsys):
-    record = generate.complete(
+    record = answers.complete(
         used("gpt2"), "2" * 20 + "1" * 23, seed=1, keep_end=True
     )  # 8 of 32 tokens are for the answer
     assert (record["seen_tokens"], record["dropped_tokens"]) == (24, 20)
     assert "does not see the first 20 tokens" in capsys.readouterr().err
     (short,), (kept,) = (
-        r["samples"] for r in (generate.complete(used("gpt2"), "1" * 23, seed=1, keep_end=True), record)
+        r["samples"] for r in (answers.complete(used("gpt2"), "1" * 23, seed=1, keep_end=True), record)
     )
     assert kept["completion"] == short["completion"]
     assert kept["text"].startswith("2" * 20 + "1" * 23)
-    wide = generate.complete(used("gpt2"), "1" * 40, keep_end=True, max_new_tokens=1000)
+    wide = answers.complete(used("gpt2"), "1" * 40, keep_end=True, max_new_tokens=1000)
     assert (wide["seen_tokens"], wide["samples"][0]["tokens"]) == (16, 16)
 
 
 def test_nothing_is_a_prompt_for_a_text_from_the_beginning(tiny, foreign, used):
-    for model in (used("gpt2"), generate.load(foreign / "llama")):
-        record = generate.complete(model, "", max_new_tokens=5)
+    for model in (used("gpt2"), answers.load(foreign / "llama")):
+        record = answers.complete(model, "", max_new_tokens=5)
         assert record["seen_tokens"] == 1
         assert record["samples"][0]["text"]
-    assert texts(generate.complete(used("gpt2"), "", 3)) == plain(tiny.exported("gpt2"), "")
-    assert texts(generate.complete(used("gpt2"), "  　 ", 3))[0].startswith("  　 ")
+    assert texts(answers.complete(used("gpt2"), "", 3)) == plain(tiny.exported("gpt2"), "")
+    assert texts(answers.complete(used("gpt2"), "  　 ", 3))[0].startswith("  　 ")
 
 
 def test_without_a_beginning_of_texts_an_empty_prompt_is_refused(foreign):
-    model = generate.load(foreign / "llama")
+    model = answers.load(foreign / "llama")
     model.tokenizer.bos_token = model.tokenizer.eos_token = None
     with pytest.raises(PromptError, match="the prompt is empty"):
-        generate.complete(model, "")
-    scores = generate.score(model, "京都の夜", masked=False)
+        answers.complete(model, "")
+    scores = answers.score(model, "京都の夜", masked=False)
     assert [told["logprob"] is None for told in scores["tokens"]] == [n == 0 for n in range(len(scores["tokens"]))]
 
 
@@ -231,11 +230,11 @@ def test_text_that_spells_a_special_token_is_text_until_asked_otherwise(used, ca
     assert model.begun("京</s>都", special=True).count(3) == 1
     assert 3 not in model.begun("京</s>都")
     assert "note: </s> in the prompt is text" in capsys.readouterr().err
-    assert texts(generate.complete(model, "京</s>都", special=True))[0].startswith("京</s>都")
+    assert texts(answers.complete(model, "京</s>都", special=True))[0].startswith("京</s>都")
 
 
 def test_an_end_that_a_tokenizer_puts_behind_texts_is_not_gone_on_from(used, foreign):
-    model = generate.load(foreign / "roberta")
+    model = answers.load(foreign / "roberta")
     assert model.tokenizer("京都")["input_ids"][-1] == 2
     assert 2 not in model.begun("京都")
     assert model.begun("京都</s>", special=True)[-1] == 2
@@ -247,21 +246,21 @@ def test_an_end_that_a_tokenizer_puts_behind_texts_is_not_gone_on_from(used, for
 
 @pytest.mark.parametrize("architecture", [*CAUSAL, "foreign"])
 def test_what_is_streamed_is_the_whole_completion(used, foreign, architecture):
-    model = generate.load(foreign / "llama") if architecture == "foreign" else used(architecture)
+    model = answers.load(foreign / "llama") if architecture == "foreign" else used(architecture)
     options = {"do_sample": True, "temperature": 3.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 20}
     for seed in range(3):
         written = []
-        record = generate.complete(model, "日本の", seed, write=written.append, **options)
-        assert ["".join(written)] == texts(record) == texts(generate.complete(model, "日本の", seed, **options))
+        record = answers.complete(model, "日本の", seed, write=written.append, **options)
+        assert ["".join(written)] == texts(record) == texts(answers.complete(model, "日本の", seed, **options))
 
 
 @pytest.mark.parametrize("kind", ["ours", "foreign"])
 def test_no_part_of_a_character_is_streamed(used, foreign, kind):
-    model = used("gpt2") if kind == "ours" else generate.load(foreign / "llama")
+    model = used("gpt2") if kind == "ours" else answers.load(foreign / "llama")
     before, new = model.begun("夜"), model.encode(DIFFICULT, add_special_tokens=False)["input_ids"]
     whole, written = model.said(before, new), []
     assert "\ufffd" not in whole
-    stream = generate.Stream(model, before, {3}, written.append)
+    stream = answers.Stream(model, before, {3}, written.append)
     stream.put(torch.tensor([before]))
     for token in new:
         stream.put(torch.tensor([token]))
@@ -276,7 +275,7 @@ def test_bytes_that_are_no_character_come_once_that_is_known(used):
     before = model.begun("夜")
     for new in torch.randint(7, 300, (50, 12), generator=torch.manual_seed(0)).tolist():  # most are byte pieces
         written = []
-        stream = generate.Stream(model, before, {3}, written.append)
+        stream = answers.Stream(model, before, {3}, written.append)
         for token in (before, *([number] for number in new)):
             stream.put(torch.tensor(token))
         stream.end()
@@ -294,7 +293,7 @@ def test_the_filled_pieces_are_the_likeliest_of_plain_transformers(tiny, used, a
     places = [n for n, token in enumerate(inputs["input_ids"][0].tolist()) if token == 6]
     with torch.no_grad():
         chances = model(**inputs).logits[0, places].softmax(1)
-    record = generate.fill(used(architecture), prompt, candidates=3)
+    record = answers.fill(used(architecture), prompt, candidates=3)
     assert [len(mask["candidates"]) for mask in record["masks"]] == [3, 3]
     for mask, row in zip(record["masks"], chances, strict=True):
         order = row.argsort(descending=True)[:3]
@@ -313,26 +312,26 @@ def test_filled_pieces_are_printed_a_line_each(tiny, printed, architecture):
 
 
 def test_masks_of_other_people_are_filled_by_their_own_names(foreign):
-    found = generate.fill(generate.load(foreign / "roberta"), "京<mask>の夜", 4)["masks"][0]["candidates"]
+    found = answers.fill(answers.load(foreign / "roberta"), "京<mask>の夜", 4)["masks"][0]["candidates"]
     assert [c["text"] for c in found] == [f"京{c['token']}の夜" for c in found]
-    (found,) = generate.fill(generate.load(foreign / "bert"), "京[MASK]の夜", 900)["masks"]
+    (found,) = answers.fill(answers.load(foreign / "bert"), "京[MASK]の夜", 900)["masks"]
     inner = next(c for c in found["candidates"] if c["token"].startswith("##"))
     assert inner["text"] == f"京{inner['token'][2:]}の夜"
     with pytest.raises(PromptError, match="has no <mask>; put one in place of a word, as in 日本の首都は<mask>である"):
-        generate.fill(generate.load(foreign / "roberta"), "京[MASK]の夜")
+        answers.fill(answers.load(foreign / "roberta"), "京[MASK]の夜")
 
 
 @pytest.mark.parametrize("prompt", ["江戸時代は、", "", "［ＭＡＳＫ］"])
 def test_a_masked_model_needs_a_mask(used, prompt):
     with pytest.raises(PromptError, match=r"the prompt has no \[MASK\]; put one in place of a word"):
-        generate.fill(used("roberta"), prompt)
+        answers.fill(used("roberta"), prompt)
 
 
 @pytest.mark.parametrize("architecture", MASKED)
 def test_a_mask_behind_the_end_of_the_model_is_no_missing_mask(used, architecture):
-    generate.fill(used(architecture), "1" * 29 + "[MASK]")  # 32 tokens
+    answers.fill(used(architecture), "1" * 29 + "[MASK]")  # 32 tokens
     with pytest.raises(PromptError, match="the prompt has 33 tokens, more than the 32 that"):
-        generate.fill(used(architecture), "1" * 30 + "[MASK]")
+        answers.fill(used(architecture), "1" * 30 + "[MASK]")
 
 
 # ---- scores
@@ -345,7 +344,7 @@ def test_scores_are_the_loss_of_plain_transformers(tiny, foreign, name):
     ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
     with torch.no_grad():
         loss = model(torch.tensor([ids]), labels=torch.tensor([ids])).loss.item()
-    record = generate.score(generate.load(folder), text, masked=False)
+    record = answers.score(answers.load(folder), text, masked=False)
     assert [told["id"] for told in record["tokens"]] == ids[1:]
     assert record["predicted_tokens"] == len(ids) - 1
     assert record["loss"] == pytest.approx(loss, rel=1e-5)
@@ -366,8 +365,8 @@ def test_pseudo_scores_mask_each_token_in_turn(tiny, foreign, monkeypatch, name)
         with torch.no_grad():
             logits = model(**{**inputs, "input_ids": row}).logits
         wanted.append(logits[0, place].log_softmax(0)[ids[place]].item())
-    monkeypatch.setattr(generate, "LOGITS", 2 * len(ids) * model.config.vocab_size)  # two rows at once
-    record = generate.score(generate.load(folder), "京都の夜は。", masked=True)
+    monkeypatch.setattr(answers, "LOGITS", 2 * len(ids) * model.config.vocab_size)  # two rows at once
+    record = answers.score(answers.load(folder), "京都の夜は。", masked=True)
     assert [told["id"] for told in record["tokens"]] == ids[1:-1]
     assert [told["logprob"] for told in record["tokens"]] == pytest.approx(wanted, abs=1e-4)
     assert record["pseudo_perplexity"] == pytest.approx(math.exp(-sum(wanted) / len(wanted)), rel=1e-4)
@@ -396,14 +395,14 @@ def test_scores_are_shown_with_the_text_of_each_token(foreign, printed):
 )
 def test_scores_of_nothing_and_of_too_much_are_refused(used, name, text, fault):
     with pytest.raises(PromptError, match=fault):
-        generate.score(used(name), text, masked=name == "bert")
+        answers.score(used(name), text, masked=name == "bert")
 
 
 def test_the_next_token_has_the_probabilities_of_plain_transformers(tiny, used):
     tokenizer, model = (kind.from_pretrained(tiny.exported("gpt2")) for kind in (AutoTokenizer, AutoModelForCausalLM))
     with torch.no_grad():
         chances = model(**tokenizer("日本の", return_tensors="pt")).logits[0, -1].softmax(0)
-    found = generate.follow(used("gpt2"), "日本の", 2000)["next"]
+    found = answers.follow(used("gpt2"), "日本の", 2000)["next"]
     assert sum(c["probability"] for c in found) == pytest.approx(1, abs=1e-4)
     assert [c["probability"] for c in found] == pytest.approx([chances[c["id"]].item() for c in found])
     for c in found:
@@ -466,9 +465,15 @@ def test_answers_to_several_prompts_are_told_apart(tiny, printed, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("江戸[MASK]代\n[MASK]\n"))
     lines = printed(tiny.exported("roberta"), "--candidates", 1).splitlines()
     assert [lines[0], lines[2], lines[3]] == ["江戸[MASK]代", "", "[MASK]"]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("江戸[MASK]代\n江戸\n"))
-    with pytest.raises(PromptError, match="prompt 2 of 2: the prompt has no"):
-        printed(tiny.exported("roberta"))
+
+
+def test_a_prompt_without_an_answer_is_named_and_the_others_have_theirs(tiny, capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("江戸\n江戸[MASK]代\n京都\n", encoding="utf-8")
+    with pytest.raises(PromptError, match="2 of 3 prompts have no answer"):
+        generate.main([str(tiny.exported("roberta")), "--file", str(tmp_path / "a.txt"), "--json"])
+    told = capsys.readouterr()
+    assert [json.loads(line)["prompt"] for line in told.out.splitlines()] == ["江戸[MASK]代"]
+    assert re.findall("prompt (.) of 3: the prompt has no", told.err) == ["1", "3"]
 
 
 @pytest.mark.parametrize(
@@ -508,7 +513,7 @@ def test_numbers_outside_their_bounds_are_named(tiny, words):
 
 def test_a_prompt_in_another_encoding_is_named(used):
     with pytest.raises(PromptError, match=r"\\udc96.* is not in the encoding of this terminal"):
-        generate.complete(used("gpt2"), os.fsdecode("夜".encode("cp932")))
+        answers.complete(used("gpt2"), os.fsdecode("夜".encode("cp932")))
 
 
 def test_a_pipe_in_another_encoding_is_named_with_what_to_do(tiny, monkeypatch):
@@ -565,22 +570,22 @@ def test_a_model_and_a_tokenizer_that_do_not_belong_together_are_refused(tiny, f
     mixed = copy(foreign / "llama", tmp_path / "mixed")
     shutil.copy(tiny.exported("gpt2") / "tokenizer.json", mixed)
     with pytest.raises(FolderError, match="a tokenizer of 2,001 pieces and a model of 600; it needs the tokenizer"):
-        generate.load(mixed)
+        answers.load(mixed)
     empty = copy(foreign / "bert", tmp_path / "empty")
     (empty / "tokenizer.json").unlink()  # of which transformers makes a tokenizer of five pieces, without a word
     (empty / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(FolderError, match=r"pieces and a model of|tokenizer of .* cannot be loaded"):
-        generate.load(empty)
+        answers.load(empty)
 
 
 def test_a_token_that_the_model_lacks_is_refused_where_it_is_used(foreign):
-    used = generate.load(foreign / "llama")
+    used = answers.load(foreign / "llama")
     used.tokenizer.add_special_tokens({"mask_token": "<mask>"})
-    assert generate.complete(used, "京<mask>都", max_new_tokens=3)["samples"]
+    assert answers.complete(used, "京<mask>都", max_new_tokens=3)["samples"]
     with pytest.raises(
         PromptError, match=r"the prompt has <mask>, which the tokenizer of .* knows and its model does not"
     ):
-        generate.complete(used, "京<mask>都", special=True)
+        answers.complete(used, "京<mask>都", special=True)
 
 
 def test_rows_to_spare_are_never_drawn(foreign, tmp_path):
@@ -590,9 +595,9 @@ def test_rows_to_spare_are_never_drawn(foreign, tmp_path):
         model.lm_head.weight[600:] = 100 * model.lm_head.weight[:40]
     folder = copy(foreign / "llama", tmp_path / "spare")
     model.save_pretrained(folder)
-    used = generate.load(folder)
-    assert max(c["id"] for c in generate.follow(used, "京都", 640)["next"]) == 599
-    (made,) = generate.complete(used, "京都", max_new_tokens=30)["samples"]
+    used = answers.load(folder)
+    assert max(c["id"] for c in answers.follow(used, "京都", 640)["next"]) == 599
+    (made,) = answers.complete(used, "京都", max_new_tokens=30)["samples"]
     assert made["tokens"] == 30
     assert made["completion"]
 
@@ -621,7 +626,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(foreign, tmp_path):
             )
             fault = "lacks weights: .*cls"
         with pytest.raises(FolderError, match=f"{fault}[^\n]*$"):
-            generate.load(folder)
+            answers.load(folder)
 
 
 def test_code_in_a_folder_is_not_run(foreign, tmp_path, monkeypatch):
@@ -634,16 +639,16 @@ def test_code_in_a_folder_is_not_run(foreign, tmp_path, monkeypatch):
     )
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
     with pytest.raises(FolderError, match="cannot be loaded: "):
-        generate.load(folder)
+        answers.load(folder)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_that_gives_nan_is_named(used, foreign):
-    model = generate.load(foreign / "llama")
+    model = answers.load(foreign / "llama")
     torch.nn.init.constant_(model.model.lm_head.weight, math.nan)
     for ask in (
-        lambda: generate.score(model, "京都", masked=False),
-        lambda: generate.complete(model, "京都", do_sample=True),
+        lambda: answers.score(model, "京都", masked=False),
+        lambda: answers.complete(model, "京都", do_sample=True),
     ):
         with pytest.raises(FolderError, match="gives NaN for probabilities"):
             ask()

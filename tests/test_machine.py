@@ -1,4 +1,6 @@
+import os
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,6 +21,14 @@ def test_the_peak_is_the_operations_of_the_fastest_product_by_its_time(monkeypat
 
     assert peak(0.05, 0.025, 0.05, 0.05, 0.0125, 0.05, 0.05, 0.05) == 2 * 1024**3 / 0.0125
     assert peak(3.0) == 2 * 1024**3 / 3  # where one takes so long, there is no second
+
+
+def test_a_cpu_is_called_by_its_model():
+    told = subprocess.run(["lscpu"], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    if model := re.search(r"(?m)^Model name: +(.+)", told):
+        assert machine.name(CPU) == f"{model[1]}, {torch.get_num_threads()} threads"
+    else:
+        assert machine.name(CPU) == "cpu"
 
 
 def test_the_memory_is_what_the_system_says_was_used_at_most():

@@ -555,6 +555,16 @@ def test_without_a_token_the_message_says_how_to_get_one(export, send, monkeypat
         send(export())
 
 
+def test_a_dry_run_needs_no_token(export, hub, send, monkeypatch, tmp_path, capfd):
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    send(export(), "--dry-run")
+    assert capfd.readouterr().out.startswith(f"{hub.address}/you/neko, new, private\n")
+    assert "there is no token for the Hub, so a private repository cannot be told from a new one" in send.said()
+
+
 def test_without_a_network_the_message_says_so(export, hub, send, monkeypatch):
     from huggingface_hub import constants
 

@@ -3,17 +3,19 @@
 import argparse
 import ast
 import contextlib
+import difflib
 import errno
 import importlib
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from jalm import Fault, __version__, unfinished
 from jalm.knobs import Section, decode, help_text
@@ -28,6 +30,21 @@ Item = TypeVar("Item")
 
 class DiskFull(Fault):
     """No room for what is being written."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a stage or command; `doc` is shown above them, and an option that there is not is met with the nearest."""
+
+    def __init__(self, name: str, doc: str) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=f"jalm {name}", description=doc, formatter_class=formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end with status 2."""
+        if unknown := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
+            known = re.findall(r"--[\w-]+", self.format_usage())
+            message += "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(unknown[1], known, n=1))
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists all)\n")
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -76,11 +93,9 @@ def _overview(modules: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def parser(doc: str, section: type[Section], name: str) -> argparse.ArgumentParser:
+def parser(doc: str, section: type[Section], name: str) -> Parser:
     """Argument parser with one option per knob of `section`; `doc` is shown above them."""
-    made = argparse.ArgumentParser(
-        prog=f"jalm {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    made = Parser(name, doc)
     made.set_defaults(section=section)
     knobs = made.add_argument_group("knobs (config.yaml)")
     for field, info in section.model_fields.items():

@@ -5,7 +5,6 @@ compare any models, perplexities those of one tokenizer. `95 %` is the interval 
 of the stream, `PPL` and `sliding` the perplexities there and with a sliding window, `<unk>` the share of unknown tokens.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jalm import Fault
+from jalm import Fault, cli
 
 Column = tuple[str, Callable[[dict], Any], str]  # its head, what it has of a record, and how that is written
 
@@ -139,9 +138,7 @@ def tokenizers(reports: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="jalm compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("compare", __doc__)
     parser.add_argument(
         "file",
         type=Path,

@@ -5,12 +5,11 @@ waited for (--wait), so that a training comes to its end, or taken out of the qu
 its last checkpoint. What other jobs made without their snakemake is made again, since nobody recorded from what.
 """
 
-import argparse
 import shlex
 import time
 from pathlib import Path
 
-from jalm import slurm
+from jalm import cli, slurm
 
 INTERVAL = 5  # seconds between two looks at the queue
 PATIENCE = 600  # seconds for which Slurm may give no answer
@@ -18,9 +17,7 @@ PATIENCE = 600  # seconds for which Slurm may give no answer
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="jalm jobs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("jobs", __doc__)
     parser.add_argument(
         "--directory", type=Path, default=Path(), metavar="DIR", help="where snakemake works (default: here)"
     )

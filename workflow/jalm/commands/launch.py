@@ -141,9 +141,7 @@ def start_processes(stage: list[str], nodes: int, processes: int) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="jalm launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("launch", __doc__)
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the Slurm job (default: 1)")
     parser.add_argument(
         "--gpus",

@@ -297,9 +297,7 @@ def table(entries: list[Entry]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="jalm states", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("states", __doc__)
     parser.add_argument(
         "--states", type=Path, default=Path("states"), metavar="DIR", help="where they are kept (default: states)"
     )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import resource
 import shutil
 import sysconfig
@@ -26,8 +27,12 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def name(device: torch.device) -> str:
-    """What the device is called."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    """What the device is called; a CPU by its model, where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    told = Path("/proc/cpuinfo")  # of Linux on x86
+    found = re.search(r"(?m)^model name\s*: (.+)", told.read_text(encoding="utf-8")) if told.is_file() else None
+    return f"{found[1].strip()}, {torch.get_num_threads()} threads" if found else str(device)
 
 
 def synchronize(device: torch.device) -> None:

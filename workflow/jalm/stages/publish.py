@@ -1,8 +1,9 @@
 """Upload an exported folder to its repository on the Hugging Face Hub, and tag the commit with the date of its dump.
 
 What goes up is what export proved, byte for byte, made by a known revision and under a licence. What the repository has
-already is not sent again, so this can be broken off and run again at any time; --dry-run lists what it would do. The
-token is the one that huggingface_hub finds, in HF_TOKEN or from `hf auth login`; it is never shown or stored.
+already is not sent again, so this can be broken off and run again at any time; --dry-run lists what it would do, also
+without a token, by what all may see. The token is the one that huggingface_hub finds, in HF_TOKEN or from `hf auth login`;
+it is never shown or stored.
 """
 
 import datetime
@@ -234,7 +235,7 @@ def equal(entry: "RepoFile | None", file: File) -> bool:
 class Repository:
     """A model's repository on the Hub."""
 
-    def __init__(self, repo_id: str, token: str) -> None:
+    def __init__(self, repo_id: str, token: str | bool) -> None:
         from huggingface_hub import HfApi
 
         self.name, self.token = repo_id, token
@@ -456,7 +457,7 @@ def meaning(error: Exception, repository: Repository) -> str:
     import httpx2
 
     said = " ".join((getattr(error, "server_message", None) or str(error) or type(error).__name__).split())
-    said = said.replace(repository.token, "…")
+    said = said.replace(repository.token, "…") if repository.token else said
     endpoint = repository.api.endpoint
     status = error.response.status_code if hasattr(error, "response") else None
     if status == 401:
@@ -516,8 +517,8 @@ def patiently(act: Callable[[], dict | None], repository: Repository) -> dict | 
     raise AssertionError
 
 
-def connected(repo_id: str) -> Repository:
-    """The repository, with the token that huggingface_hub finds.
+def connected(repo_id: str, dry_run: bool) -> Repository:
+    """The repository, with the token that huggingface_hub finds; a dry run can do without.
 
     Raises:
         HubError: there is no token, or one that cannot be.
@@ -532,12 +533,14 @@ def connected(repo_id: str) -> Repository:
         raise HubError(
             "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set: huggingface_hub may not use the network; unset it"
         )
-    token = huggingface_hub.get_token()
-    if not token:
+    token = huggingface_hub.get_token() or False  # None would be any token that is found later
+    if not token and dry_run:
+        log.info("there is no token for the Hub, so a private repository cannot be told from a new one")
+    elif not token:
         raise HubError(
             "there is no token for the Hub; run `hf auth login` once, or put one with write permission in HF_TOKEN"
         )
-    if not re.fullmatch(r"[!-~]+", token):  # or it would be in the message of a refused header
+    if token and not re.fullmatch(r"[!-~]+", token):  # or it would be in the message of a refused header
         raise HubError("the token for the Hub has characters that no token has, such as a space; look at HF_TOKEN")
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -555,8 +558,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and touch nothing")
     args, config = cli.parse(parser, argv)
     export = read(args.model, config)
-    repository = connected(config.repo_id)
-    patiently(repository.check_token, repository)
+    repository = connected(config.repo_id, args.dry_run)
+    if repository.token:
+        patiently(repository.check_token, repository)
     made = patiently(lambda: publish(repository, export, config, args.dry_run), repository)
     if args.dry_run or made is None:
         return
