@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +16,9 @@ from cluster import Cluster, missing, started
 from tiny import Tiny
 
 ROOT = Path(__file__).parents[1]
+
+# a shell starts what runs in the background with SIGINT ignored, and the programs that tests interrupt would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
