@@ -10,6 +10,7 @@ seeds. Ours is run with --share of the tokens; told is whether its loss is then 
 """
 
 import argparse
+import contextlib
 import json
 import math
 import shlex
@@ -27,6 +28,7 @@ from jalm.knobs import Section, flags
 from jalm.stages import segment
 
 RATES, OUR_RATES = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2)
+COUNTED = ("documents", "sentences", "characters", "bytes")
 SHARES = {"valid_fraction": 0.01, "test_fraction": 0.01, "salt": "recipes"}
 
 
@@ -44,45 +46,25 @@ def shards(source: Path, folder: Path, vocabulary: int) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     splitter = segment.Splitter("unidic-lite")
     files = {side: folder / f"{side}.jsonl.zst" for side in SIDES}
-    counts = {side: dict.fromkeys(("documents", "sentences", "characters", "bytes"), 0) for side in SIDES}
-    with (
-        documents.writing(files["train"]) as a,
-        documents.writing(files["valid"]) as b,
-        documents.writing(files["test"]) as c,
-    ):
-        writers = dict(zip(SIDES, (a, b, c), strict=True))
+    counts = {side: dict.fromkeys(COUNTED, 0) for side in SIDES}
+    with contextlib.ExitStack() as opened:
+        writers = {side: opened.enter_context(documents.writing(path)) for side, path in files.items()}
         for document in documents.read(source):
             side = sides.side(document, **SHARES)
             text = document.pop("text")
             paragraphs = splitter.paragraphs(text)
             writers[side].write(document | {"paragraphs": paragraphs})
-            for key, value in zip(
-                counts[side], (1, sum(map(len, paragraphs)), len(text), len(text.encode())), strict=True
-            ):
+            for key, value in zip(COUNTED, (1, sum(map(len, paragraphs)), len(text), len(text.encode())), strict=True):
                 counts[side][key] += value
     (folder / "summary.json").write_text(json.dumps(counts), encoding="utf-8")
     config = TrainTokenizer(corpora=["x"], vocab_size=vocabulary, sample_mb=20, num_threads=2)
     made = ("--model", folder / "spm.model", "--tokenizer", folder / "tokenizer.json")
-    jalm(
-        "train_tokenizer",
-        config,
-        "--documents",
-        "x",
-        files["train"],
-        *made,
-        "--sample",
-        folder / "sample.json",
-    )
-    tokens = [
-        word for side in SIDES for word in (f"--{side}", files[side], f"--{side}-tokens", folder / side / "000.bin")
-    ]
-    jalm("shard", NoKnobs(), *made, "--cpus", 2, *tokens)
-    told = [
-        word
-        for side in SIDES
-        for word in (f"--{side}", folder / side / "000.bin", f"--{side}-manifest", manifests[side])
-    ]
-    jalm("shard_manifest", NoKnobs(), *told, "--summary", folder / "summary.json", "--model", folder / "spm.model")
+    jalm("train_tokenizer", config, "--documents", "x", files["train"], *made, "--sample", folder / "sample.json")
+    binary = {side: folder / side / "000.bin" for side in SIDES}
+    files_of = [word for side in SIDES for word in (f"--{side}", files[side], f"--{side}-tokens", binary[side])]
+    jalm("shard", NoKnobs(), *made, "--cpus", 2, *files_of)
+    parts_of = [word for side in SIDES for word in (f"--{side}", binary[side], f"--{side}-manifest", manifests[side])]
+    jalm("shard_manifest", NoKnobs(), *parts_of, "--summary", folder / "summary.json", "--model", folder / "spm.model")
     return manifests
 
 

@@ -248,7 +248,7 @@ def show(rates: dict[str, tuple[float, float]], base: str, flops: dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     gpu = DEVICE.type == "cuda"
-    parser.add_argument("kinds", nargs="*", default=["gpt2", "roberta"], choices=["gpt2", "roberta", "bert"])
+    parser.add_argument("kinds", nargs="*", default=["gpt2", "roberta"], metavar="KIND", help="gpt2, roberta, bert")
     parser.add_argument("--layers", type=int, default=12 if gpu else 6)
     parser.add_argument("--width", type=int, default=768 if gpu else 512)
     parser.add_argument("--context", type=int, help="tokens of a sequence (GPU: 1024 and 512; CPU: 256)")
@@ -263,6 +263,8 @@ def main() -> None:
     parser.add_argument("--transformer-lm", type=Path, help="folder of its repository")
     parser.add_argument("--profile", action="store_true", help="where the time of a step of ours goes")
     args = parser.parse_args()
+    if unknown := set(args.kinds) - {"gpt2", "roberta", "bert"}:
+        parser.error(f"no kind of model here: {', '.join(unknown)}")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), "jalm-bench-compiled")))
     context = args.context
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads, "

@@ -142,17 +142,28 @@ class Cluster:
     def kill_node(self, name: str) -> None:
         """End all that runs on a node at once, as when its power fails."""
         victims = [int((self.folder / f"slurmd.{name}.pid").read_text())]
+        for pid in self._processes(f"SLURMD_NODENAME={name}"):
+            with contextlib.suppress(OSError):
+                victims.append(pid)
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                if Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"slurmstepd"):
+                    victims.append(parent)
+        _kill(victims)
+
+    def _processes(self, variable: str) -> list[int]:
+        """Ids of the processes of jobs that have NAME=VALUE in their environment."""
+        found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 variables = (process / "environ").read_bytes().split(b"\0")
-                if f"SLURMD_NODENAME={name}".encode() in variables and str(self.folder).encode() in b"".join(variables):
-                    victims.append(int(process.name))
-                    parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-                    if Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"slurmstepd"):
-                        victims.append(parent)
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                if variable.encode() in variables and str(self.folder).encode() in b"".join(variables):
+                    found.append(int(process.name))
+        return found
+
+    def end_strays(self) -> None:
+        """End what jobs have left: Slurm ends their process group only, where it has no cgroups."""
+        for number in range(NODES):
+            _kill(self._processes(f"SLURMD_NODENAME=n{number + 1}"))
 
     def idle(self) -> None:
         """Cancel all jobs and wait until every node is free again."""
@@ -207,6 +218,7 @@ def started(folder: Path, *, accounting: bool = False) -> Iterator[Cluster]:
             stack.callback(_end, folder / f"slurmd.{name}.pid")
             cluster.start_node(name)
         until(lambda: cluster.call("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split() == ["idle"] * NODES)
+        stack.callback(cluster.end_strays)
         stack.callback(cluster.idle)
         yield cluster
 
@@ -230,6 +242,12 @@ def _start_accounting(cluster: Cluster, port: int, stack: contextlib.ExitStack) 
     stack.callback(_end, folder / "slurmdbd.pid")
     until(lambda: _listens(port))
     cluster.call("sacctmgr", "-i", "add", "cluster", "jalm")
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _end(pid_file: Path) -> None:

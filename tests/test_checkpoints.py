@@ -1,3 +1,4 @@
+import errno
 import itertools
 import json
 import math
@@ -64,7 +65,26 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_message(tmp_path, name, dama
     damage(checkpoints.checkpoint(tmp_path, 20) / name)
     said = []
     assert checkpoints.newest(tmp_path, said.append) == 10
-    assert said == [f"{checkpoints.checkpoint(tmp_path, 20)} is corrupt and is passed over"]
+    aside = checkpoints.checkpoint(tmp_path, 20).with_name("step-000000020.corrupt")
+    assert said == [
+        f"{aside.with_suffix('')} is corrupt and is passed over; it is {aside.name} until another is written"
+    ]
+    assert aside.is_dir()
+    save(tmp_path, 20)
+    checkpoints.forget(tmp_path, 2)
+    assert (checkpoints.steps(tmp_path), aside.exists()) == ([10, 20], False)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_corrupt(tmp_path, monkeypatch):
+    save(tmp_path, 10)
+
+    def unreadable(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(checkpoints, "digest", unreadable)
+    with pytest.raises(OSError, match="Stale file handle"):
+        checkpoints.newest(tmp_path, pytest.fail)
+    assert checkpoints.steps(tmp_path) == [10]
 
 
 def test_where_all_checkpoints_are_damaged_the_training_begins_again(tmp_path):
@@ -330,18 +350,24 @@ def test_files_are_copied_where_links_are_impossible(tmp_path, monkeypatch):
 
 def test_going_on_under_changed_code_is_said_and_recorded(tmp_path):
     told = []
-    checkpoints.record(tmp_path, {"code": "stages.pretrain@1"}, told.append)
-    checkpoints.record(tmp_path, {"code": "stages.pretrain@1"}, told.append)
+
+    def record(step, **run):
+        checkpoints.record(tmp_path, {"recipe": 3}, {"from_step": step, **run}, told.append)
+
+    record(0, code="stages.pretrain@1")
+    record(10, code="stages.pretrain@1")
     assert told == []
-    checkpoints.record(tmp_path, {"code": "stages.pretrain@2"}, told.append)
-    checkpoints.record(
-        tmp_path, {"code": "stages.pretrain@2", "newer": 1}, told.append
-    )  # a version ago it was not recorded
+    record(20, code="stages.pretrain@2")
+    record(20, code="stages.pretrain@2", newer=1)  # of the run before nothing is left
     assert told == [
+        "code changed since this training was last run: stages.pretrain@1 is now stages.pretrain@2",
         "code changed since this training was last run: stages.pretrain@1 is now stages.pretrain@2",
         "newer changed since this training was last run: None is now 1",
     ]
-    assert json.loads((tmp_path / "settings.json").read_text()) == {"code": "stages.pretrain@2", "newer": 1}
+    recorded = json.loads((tmp_path / "settings.json").read_text())
+    runs = recorded.pop("runs")
+    assert recorded == {"recipe": 3, "from_step": 20, "code": "stages.pretrain@2", "newer": 1}
+    assert [(run["from_step"], run["code"][-1]) for run in runs] == [(0, "1"), (10, "1"), (20, "2")]
 
 
 def test_the_log_is_cut_where_the_training_goes_on(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tiny import log_of, wait_for
@@ -14,6 +15,7 @@ from tiny import log_of, wait_for
 from jalm import slurm
 from jalm.commands import launch
 from jalm.commands.launch import LaunchError
+from jalm.formats import checkpoints
 
 INTERRUPTED = {"max_steps": 60, "save_steps": 10, "eval_steps": 20}
 
@@ -77,7 +79,7 @@ def test_another_number_of_processes_goes_on_with_the_same_training(tiny, tmp_pa
     wait_for(15, tmp_path / "changed", process)
     process.send_signal(signal.SIGTERM)
     _, printed = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 75
     assert "saved at step" in printed
     changed = train(tiny, config, tmp_path / "changed", after)
     assert [r["loss"] for r in changed if "loss" in r] == pytest.approx(
@@ -121,16 +123,51 @@ def test_all_killed_with_their_launcher_leave_a_state_that_goes_on_to_the_last_b
     assert train(tiny, config, tmp_path, 2) == two
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
 def test_a_launcher_that_is_told_to_stop_lets_the_processes_save(tiny, tmp_path, two, number):
     config = tiny.config("gpt2", dropout=0.1, **INTERRUPTED | {"save_steps": 1000})
     process = start(tiny, config, tmp_path, 2)
     wait_for(5, tmp_path, process)
     os.killpg(process.pid, number)  # as a terminal and Slurm do: to each process
     _, printed = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 75
     assert "saved at step" in printed
     assert "Traceback" not in printed
+    assert train(tiny, config, tmp_path, 2) == two
+
+
+SLOW_SAVES = """
+import sys, time
+if "pretrain" in sys.orig_argv:
+    from jalm.formats import checkpoints
+    sync = checkpoints._sync_all
+    checkpoints._sync_all = lambda folder: (time.sleep(4), sync(folder))
+"""
+
+
+def alive(pid: int) -> bool:
+    """Whether a process lives; one that nobody has waited for yet does not."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_no_process_ends_before_the_lead_has_saved(tiny, tmp_path, two, monkeypatch):
+    """The launcher kills the others half a minute after the first has ended."""
+    config = tiny.config("gpt2", dropout=0.1, **INTERRUPTED | {"save_steps": 1000})
+    (tmp_path / "sitecustomize.py").write_text(SLOW_SAVES, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start(tiny, config, tmp_path, 2)
+    wait_for(5, tmp_path, process)
+    (state,), (_, second) = (tmp_path / "states").iterdir(), ranks(process)
+    os.kill(second, signal.SIGUSR1)
+    while alive(second):
+        time.sleep(0.05)
+    assert checkpoints.steps(state)
+    _, printed = process.communicate(timeout=60)
+    assert (process.returncode, "saved at step" in printed) == (75, True)
+    monkeypatch.delenv("PYTHONPATH")
     assert train(tiny, config, tmp_path, 2) == two
 
 

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,18 +23,41 @@ from jalm.stages.pretrain import TrainingError
 
 torch.set_num_threads(1)  # what is this small only gets slower with more
 
-# for each RECIPE, the losses of SETTINGS on the tokens of `counted`, by architecture, dropout and optimizer
+# for each RECIPE, the losses of each of CASES
 RECORDED = {
     3: {
-        ("gpt2", 0.0, "adamw"): [5.69087, 5.59303, 5.54903, 5.49583, 5.59302, 5.60189, 5.4883, 5.16998],
-        ("gpt2", 0.1, "adamw"): [5.69211, 5.59617, 5.54505, 5.47938, 5.64428, 5.57177, 5.50821, 5.16143],
-        ("gpt2", 0.0, "muon"): [5.69087, 5.61045, 5.54928, 5.41498, 5.66104, 5.62179, 5.52195, 5.22378],
-        ("gpt_neo", 0.0, "adamw"): [5.71876, 5.65411, 5.55183, 5.48189, 5.64399, 5.59147, 5.46396, 5.25265],
-        ("llama", 0.0, "adamw"): [5.70561, 5.64261, 5.49726, 5.35292, 5.49295, 5.51615, 5.49265, 5.25096],
-        ("roberta", 0.0, "adamw"): [5.74121, 5.77035, 5.71966, 5.67255, 5.82496, 5.86229, 5.84994, 5.69914],
-        ("bert", 0.0, "adamw"): [6.42358, 5.72326, 6.26939, 6.59594, 6.71901, 5.79624, 6.62083, 6.2772],
-        ("modernbert", 0.0, "adamw"): [5.74166, 5.73246, 5.69526, 5.70567, 5.79454, 5.80153, 5.82549, 5.63192],
+        "gpt2": [5.69087, 5.59303, 5.54903, 5.49583, 5.59302, 5.60189, 5.4883, 5.16998],
+        "gpt2 with dropout": [5.69211, 5.59617, 5.54505, 5.47938, 5.64428, 5.57177, 5.50821, 5.16143],
+        "gpt2 by Muon": [5.69087, 5.61045, 5.54928, 5.41498, 5.66104, 5.62179, 5.52195, 5.22378],
+        "gpt2, linear, two epochs": [5.69059, 5.64571, 5.54831, 5.40401, 5.3416, 5.12701, 5.07476, 4.94758],
+        "gpt2, cosine, one corpus and half of another": [
+            5.71649,
+            5.60318,
+            5.60941,
+            5.47718,
+            5.59091,
+            5.38186,
+            5.66698,
+            5.57839,
+        ],
+        "gpt_neo": [5.71876, 5.65411, 5.55183, 5.48189, 5.64399, 5.59147, 5.46396, 5.25265],
+        "llama": [5.70561, 5.64261, 5.49726, 5.35292, 5.49295, 5.51615, 5.49265, 5.25096],
+        "roberta": [5.74121, 5.77035, 5.71966, 5.67255, 5.82496, 5.86229, 5.84994, 5.69914],
+        "roberta, whole words": [5.69824, 5.69627, 5.70561, 5.68391, 5.78321, 5.88303, 5.80172, 5.63557],
+        "bert": [6.42358, 5.72326, 6.26939, 6.59594, 6.71901, 5.79624, 6.62083, 6.2772],
+        "modernbert": [5.74166, 5.73246, 5.69526, 5.70567, 5.79454, 5.80153, 5.82549, 5.63192],
     }
+}
+CASES = {
+    "gpt2 with dropout": {"dropout": 0.1},
+    "gpt2 by Muon": {"optim": "muon"},
+    "gpt2, linear, two epochs": {
+        "lr_scheduler_type": "linear",
+        "global_batch_size": 16,
+        "per_device_train_batch_size": 16,
+    },
+    "gpt2, cosine, one corpus and half of another": {"lr_scheduler_type": "cosine", "corpora": {"a": 1.0, "b": 0.5}},
+    "roberta, whole words": {"whole_word_mask": True},
 }
 SETTINGS = {
     "block_size": 16,
@@ -82,22 +107,28 @@ def test_the_state_of_a_training_is_found_again_by_what_it_learns(tiny):
 
 @pytest.fixture
 def counted(stream):
-    """Shards of documents of 30 tokens in two sentences that count up by 7."""
+    """Shards of documents of 30 tokens in two sentences that count up by 7, in words of one and two tokens."""
     documents = [[2, *(7 + (first + 7 * np.arange(28)) % 293), 3] for first in range(40)]
     manifest = stream(np.concatenate(documents), vocab_size=300)
     np.save(manifest.parent / "index.npy", np.arange(1, 41)[:, None] * [30, 2])
     np.save(manifest.parent / "sentences.npy", np.full(80, 15, dtype="<u4"))
+    (manifest.parent / "000.words").write_bytes(np.packbits(np.arange(1200) % 30 % 3 != 1, bitorder="little").tobytes())
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text(encoding="utf-8")) | {"word_starts": True}), encoding="utf-8"
+    )
     return manifest
 
 
-@pytest.mark.parametrize(("architecture", "dropout", "optim"), RECORDED[pretrain.RECIPE])
-def test_what_is_learnt_is_what_was_recorded_for_this_recipe(tiny, counted, tmp_path, architecture, dropout, optim):
+@pytest.mark.parametrize("case", RECORDED[pretrain.RECIPE])
+def test_what_is_learnt_is_what_was_recorded_for_this_recipe(tiny, counted, tmp_path, case):
     """Where the losses are meant to change, raise RECIPE and record what it gives; processors round apart by 1.3e-4 (Muon)."""
-    if dropout and not torch.backends.mkl.is_available():
+    knobs = SETTINGS | CASES.get(case, {})
+    if "dropout" in knobs and not torch.backends.mkl.is_available():
         pytest.skip("without MKL, torch draws other dropout masks")
-    config = tiny.config(architecture, dropout, optim=optim, **SETTINGS)
-    output = tiny.pretrain(config, tmp_path, train=counted, valid=counted)
-    assert losses_of(output) == pytest.approx(RECORDED[pretrain.RECIPE][architecture, dropout, optim], abs=5e-4)
+    config = tiny.config(re.match(r"\w+", case)[0], **knobs)
+    paths = [counted] * len(config.corpora)
+    output = tiny.pretrain(config, tmp_path, train=paths, valid=paths)
+    assert losses_of(output) == pytest.approx(RECORDED[pretrain.RECIPE][case], abs=5e-4)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "roberta", "bert"])
@@ -187,15 +218,18 @@ def test_a_training_killed_again_and_again_while_it_saves_goes_on_each_time(tiny
     assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed["gpt2"]
 
 
-def test_a_training_that_is_told_to_end_saves_and_goes_on_in_the_next_run(tiny, tmp_path, undisturbed):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_training_that_is_told_to_end_saves_and_goes_on_in_the_next_run(tiny, tmp_path, undisturbed, number):
     config = tiny.config("gpt2", dropout=0.1, **LONG | {"save_steps": 1000})
     with start(tiny, config, tmp_path) as process:
         wait_for(1, tmp_path, process)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, printed = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 75
     (saved,) = checkpoints.steps(state_of(tmp_path))
-    assert printed.endswith(f"pretrain: told to stop by SIGTERM; saved at step {saved} of 120, run again to go on\n")
+    assert printed.endswith(
+        f"pretrain: told to stop by {number.name}; saved at step {saved} of 120, run again to go on\n"
+    )
     assert "Traceback" not in printed
     assert not (tmp_path / "output").exists()
     assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed["gpt2"]
@@ -207,9 +241,35 @@ def test_a_training_whose_time_is_up_saves_and_goes_on_in_the_next_run(tiny, tmp
     for saved in (1, 2):
         with start(tiny, short, tmp_path) as process:
             _, printed = process.communicate()
-        assert process.returncode == 1
+        assert process.returncode == 75
         assert printed.endswith(f"pretrain: time is up; saved at step {saved} of 120, run again to go on\n")
     assert log_of(tiny.pretrain(config, tmp_path)) == undisturbed["gpt2"]
+
+
+def test_a_signal_that_tells_of_the_end_of_a_job_puts_it_back_into_the_queue(tiny, tmp_path, monkeypatch):
+    asked = tmp_path / "asked"
+    for name in ("squeue", "scontrol"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {asked}\necho rule_pretrain\n', encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for number, requeued in ((signal.SIGTERM, False), (signal.SIGUSR1, True)):
+        folder = tmp_path / number.name
+        with start(tiny, tiny.config("gpt2", **LONG), folder) as process:
+            wait_for(1, folder, process)
+            process.send_signal(number)
+            process.communicate()
+        assert process.returncode == 75
+        assert ("scontrol requeue 7" in asked.read_text(encoding="utf-8")) == requeued
+
+
+def test_what_nohup_ignores_ends_no_training(tiny, tmp_path):
+    command = [sys.executable, "-m", "jalm", "pretrain", *tiny.training(tiny.config("gpt2", **LONG), tmp_path)]
+    with subprocess.Popen(["nohup", *command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        wait_for(1, tmp_path, process)
+        process.send_signal(signal.SIGHUP)
+        process.communicate()
+    assert process.returncode == 0
 
 
 def test_time_is_left_for_the_next_validation_and_for_the_first_by_its_blocks(tiny, tmp_path):
@@ -267,14 +327,25 @@ def test_a_training_whose_checkpoints_are_all_corrupt_says_that_it_begins_again(
             (folder / "model.safetensors").write_bytes(b"")
         assert log_of(tiny.pretrain(config, tmp_path)) == log
     assert caplog.text.count("is corrupt and is passed over") == 2
+    assert not list(tmp_path.rglob("*.corrupt"))  # the end of the training took them away
     assert "has no checkpoint to go on from: the training begins again at step 0" in caplog.text
 
 
-def test_a_cpu_that_is_slow_in_bf16_is_told(tiny, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("precision", "optim", "advice"),
+    [
+        ("bf16", "adamw", "mixed_precision to 'no'"),
+        ("bf16", "muon", "mixed_precision to 'no' and optim to adamw"),
+        ("no", "muon", "optim to adamw"),  # which computes in bf16 whatever the precision
+        ("no", "adamw", ""),
+    ],
+)
+def test_a_cpu_that_is_slow_in_bf16_is_told(tiny, tmp_path, monkeypatch, caplog, precision, optim, advice):
     monkeypatch.setattr(machine, "matmul_peak", lambda _, kind: 5e8 if kind == torch.bfloat16 else 2e10)
     with caplog.at_level("INFO", logger="jalm"):
-        tiny.pretrain(tiny.config("gpt2", mixed_precision="bf16", max_steps=1), tmp_path)
-    assert "bf16 is 40 times as slow as full precision on this CPU; set mixed_precision to 'no'" in caplog.text
+        tiny.pretrain(tiny.config("gpt2", mixed_precision=precision, optim=optim, max_steps=1), tmp_path)
+    told = [line for line in caplog.messages if line.startswith("bf16 is")]
+    assert told == ([f"bf16 is 40 times as slow as full precision on this CPU; set {advice}"] if advice else [])
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "roberta"])
@@ -330,8 +401,44 @@ def test_a_second_training_of_the_same_state_is_refused(tiny, tmp_path):
 
 def test_too_few_tokens_are_refused_with_their_number(tiny, stream, tmp_path):
     few = stream(range(7, 38))
-    with pytest.raises(TrainingError, match="31 tokens of train do not fill one block of block_size 32; lower"):
+    with pytest.raises(TrainingError, match=r"31 tokens of train, .* have 0 blocks of block_size 32; lower block_size"):
         tiny.pretrain(tiny.config("gpt2"), tmp_path, train=few, valid=few)
+
+
+def test_fewer_blocks_than_a_step_takes_are_refused_with_both_numbers(tiny, counted, tmp_path):
+    config = tiny.config("gpt2", global_batch_size=40, corpora={"wiki": 1.02})  # 1,200 tokens, of which 37 blocks
+    with pytest.raises(TrainingError, match=r"1,200 tokens of train, .* have 38 blocks of .* 32, fewer than the 40 of"):
+        tiny.pretrain(config, tmp_path, train=counted, valid=counted)
+    tiny.pretrain(
+        config.model_copy(update={"global_batch_size": 38, "per_device_train_batch_size": 38, "max_steps": 1}),
+        tmp_path,
+        train=counted,
+        valid=counted,
+    )
+
+
+def test_a_corpus_whose_share_is_no_block_is_told(tiny, counted, tmp_path, caplog):
+    config = tiny.config("gpt2", corpora={"全部": 1, "少し": 0.01}, max_steps=1)
+    with caplog.at_level("INFO", logger="jalm"):
+        tiny.pretrain(config, tmp_path, train=[counted, counted], valid=[counted, counted])
+    assert "少し is not used: 1,200 tokens, 0.01 times, are no block of 32" in caplog.text
+    assert "全部 is not used" not in caplog.text
+
+
+def test_manifests_that_are_not_those_of_the_corpora_are_refused(tiny, counted, tmp_path):
+    with pytest.raises(TrainingError, match=r"--train has 1 manifests and --valid 1, where --corpora names 2: a, b"):
+        tiny.pretrain(tiny.config("gpt2", corpora={"a": 1, "b": 1}), tmp_path, train=counted, valid=counted)
+
+
+def test_out_of_memory_says_what_to_lower(tiny, tmp_path, monkeypatch):
+    def full(*_):
+        torch.empty(1 << 50)
+
+    monkeypatch.setattr(pretrain.Trainer, "_backward", full)
+    with pytest.raises(
+        TrainingError, match=r"out of memory .*; lower per_device_train_batch_size, now 8, or set gradient"
+    ):
+        tiny.pretrain(tiny.config("gpt2"), tmp_path)
 
 
 def test_shards_of_two_tokenizers_are_refused(tiny, stream, tmp_path):
@@ -360,6 +467,17 @@ def test_a_longer_training_goes_on_from_the_last_step_that_it_shares_with_a_fini
     with caplog.at_level("INFO", logger="jalm"):
         assert log_of(tiny.pretrain(long, tmp_path)) == undisturbed
     assert "going on from the checkpoint of step 16" in caplog.text  # the rate falls from the step after it
+
+
+def test_what_trained_each_part_is_recorded_and_what_changed_is_told(tiny, tmp_path, caplog):
+    short, long = (tiny.config("gpt2", max_steps=steps, decay_fraction=0.25) for steps in (4, 8))
+    tiny.pretrain(short, tmp_path, code="stages.pretrain@1")
+    with caplog.at_level("INFO", logger="jalm"):
+        output = tiny.pretrain(long, tmp_path, code="stages.pretrain@2")
+    assert "code changed since this training was last run: stages.pretrain@1 is now stages.pretrain@2" in caplog.text
+    runs = json.loads((output / "settings.json").read_text(encoding="utf-8"))["runs"]
+    assert [(run["from_step"], run["code"]) for run in runs] == [(0, "stages.pretrain@1"), (4, "stages.pretrain@2")]
+    assert all(run["versions"]["torch"] == torch.__version__ for run in runs)
 
 
 @pytest.mark.parametrize("course", ["linear", "cosine"])

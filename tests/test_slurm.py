@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -103,9 +104,14 @@ def test_a_job_knows_the_time_it_has_left(clients, monkeypatch):
     assert 1700 < slurm.seconds_left(number) <= 1800
     monkeypatch.setenv("SLURM_JOB_ID", number)
     config = Pretrain(architecture="gpt2", config={}, corpora={"wiki": 1}, max_steps=1)
-    assert 1700 - pretrain.END_MARGIN < pretrain.time_left(config) <= 1800 - pretrain.END_MARGIN
-    for budget, left in ((2.5, 150), (600, 1800 - pretrain.END_MARGIN)):  # minutes; the job's limit holds beside it
-        assert left - 100 < pretrain.time_left(config.model_copy(update={"time_budget": budget})) <= left
+    began = time.monotonic() - 100  # the budget counts from then, what the job has left from now
+    for budget, left in (
+        (0, 1800 - pretrain.END_MARGIN),
+        (2.5, 50),
+        (600, 1800 - pretrain.END_MARGIN),
+    ):  # minutes, seconds
+        ends = pretrain.ending(config.model_copy(update={"time_budget": budget}), began)
+        assert left - 100 < ends - time.monotonic() <= left
     assert not slurm.is_rule(number)
     assert not slurm.gone(number)
     clients.call("scancel", number)
@@ -116,7 +122,7 @@ def test_a_job_knows_the_time_it_has_left(clients, monkeypatch):
 def test_without_a_job_nothing_limits_a_training(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     config = Pretrain(architecture="gpt2", config={}, corpora={"wiki": 1}, max_steps=1)
-    assert pretrain.time_left(config) == math.inf
+    assert pretrain.ending(config, 0.0) == math.inf
 
 
 def test_a_limit_that_cannot_be_asked_for_is_logged(monkeypatch, tmp_path, caplog):
@@ -124,7 +130,7 @@ def test_a_limit_that_cannot_be_asked_for_is_logged(monkeypatch, tmp_path, caplo
     monkeypatch.setenv("PATH", str(tmp_path))
     config = Pretrain(architecture="gpt2", config={}, corpora={"wiki": 1}, max_steps=1)
     with caplog.at_level("INFO", logger="jalm"):
-        assert pretrain.time_left(config) == math.inf
+        assert pretrain.ending(config, 0.0) == math.inf
     assert "how long this job may last is not known" in caplog.text
 
 

@@ -13,7 +13,12 @@ class Fault(ValueError):
     """Something a user can cause and mend; shown as one message, without a traceback.
 
     The message says what was wrong, the value seen, where it came from and what to do.
+
+    Attributes:
+        status: the exit status it ends in.
     """
+
+    status = 1
 
 
 def unfinished(path: Path) -> Path:

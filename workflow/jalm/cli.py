@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Run the stage or command named by the first argument; a user's mistake ends with exit status 1."""
+    """Run the stage or command named by the first argument; a user's mistake ends with its message and exit status."""
     argv = sys.argv[1:] if argv is None else argv
     modules = {
         path.stem: f"jalm.{kind}.{path.stem}"
@@ -71,7 +71,8 @@ def run(argv: list[str] | None = None) -> None:
     try:
         importlib.import_module(modules[name]).main(rest)
     except Fault as fault:
-        sys.exit(f"{name}: {fault}")
+        print(f"{name}: {fault}", file=sys.stderr)
+        sys.exit(fault.status)
     except OSError as fault:
         if fault.filename is None and fault.errno is None:
             raise

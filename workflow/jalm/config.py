@@ -287,7 +287,7 @@ class Pretrain(Section):
         bool, knob("predict all tokens of a word or none; needs shards of a corpus segmented with words: true")
     ] = False
     mixed_precision: Annotated[Literal["no", "bf16", "fp16"], knob("as accelerate calls it")] = "bf16"
-    seed: Annotated[int, knob("decides initial weights, order of the blocks, masks and dropout", ge=0)] = 42
+    seed: Annotated[int, knob("decides initial weights, order of the blocks, masks and dropout", ge=0, lt=2**63)] = 42
     per_device_train_batch_size: Annotated[
         Annotated[int, Field(ge=1)] | Literal["auto"],
         knob(

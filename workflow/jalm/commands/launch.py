@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import logging
 import os
+import signal
+import socket
 import sys
 import tempfile
 import time
@@ -20,13 +22,19 @@ from jalm import Fault, cli, slurm
 FIRST_PORT, PORTS = 20000, 10000  # below those that systems hand out by themselves
 MEETING_TIME = 300  # seconds that the nodes wait for each other
 SAVING_TIME = 120  # seconds that processes have to save their state when they are told to end
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)  # passed on to the processes
+TRY_AGAIN = 75  # exit status, EX_TEMPFAIL of sysexits.h
 STARTED = "JALM_LAUNCH"  # set in the tasks that we start ourselves; SLURM_NODEID is also set in a batch script
 ON_CPU = "ACCELERATE_USE_CPU"  # set by who wants the CPU; accelerate reads it
 POLL = 1  # seconds between two looks for a free GPU
 
 
 class LaunchError(Fault):
-    """The processes could not be started, or one of them failed."""
+    """The processes could not be started, or one of them failed; then with its exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def start_on_nodes(args: argparse.Namespace, argv: list[str]) -> None:
@@ -106,10 +114,13 @@ def start_processes(stage: list[str], nodes: int, processes: int) -> None:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the failed process says what failed
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_TIME)
     job = slurm.own_job() or "0"
-    node, head = 0, "127.0.0.1"
-    if nodes > 1:
+    if nodes > 1:  # which have to know it without asking each other
+        port = FIRST_PORT + int(job) % PORTS
         node, head = int(os.environ["SLURM_NODEID"]), slurm.first_node(os.environ["SLURM_JOB_NODELIST"])
-    port = FIRST_PORT + (int(job) or os.getpid()) % PORTS
+    else:
+        node, head = 0, "127.0.0.1"
+        with socket.create_server(("", 0)) as free:
+            port = free.getsockname()[1]
     cli.log.info("node %s of %s: %s processes, meeting at %s:%s", node + 1, nodes, processes, head, port)
     config = LaunchConfig(
         min_nodes=nodes,
@@ -120,7 +131,7 @@ def start_processes(stage: list[str], nodes: int, processes: int) -> None:
         rdzv_endpoint=f"{head}:{port}",
         rdzv_configs={"rank": node, "timeout": MEETING_TIME},
         max_restarts=0,
-        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+        signals_to_handle=",".join(number.name for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "jalm", *stage)
@@ -133,10 +144,11 @@ def start_processes(stage: list[str], nodes: int, processes: int) -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise LaunchError(
-            f"process {rank} of {stage[0]} ended with exit status {failure.exitcode}; see above"
+            f"process {rank} of {stage[0]} ended with exit status {failure.exitcode}; see above",
+            max(1, failure.exitcode),
         ) from None
     except SignalException as error:
-        raise LaunchError(f"told to stop by {error.sigval.name}; see above what {stage[0]} did") from None
+        raise LaunchError(f"told to stop by {error.sigval.name}; see above what {stage[0]} did", TRY_AGAIN) from None
 
 
 def main(argv: list[str] | None = None) -> None:

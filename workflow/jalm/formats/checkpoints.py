@@ -1,7 +1,8 @@
 """Training state on disk: one folder for one training, with checkpoints that are whole or not there.
 
 A state's folder has `lock`, `settings.json`, `log.jsonl`, `checkpoints/step-…/` and, at the end, `final/`. It lies
-outside what Snakemake deletes before it runs a job again.
+outside what Snakemake deletes before it runs a job again. `settings.json` says what it stands for and, under `runs`, what trained it
+from which step on.
 """
 
 import contextlib
@@ -46,11 +47,11 @@ def writing(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[
 
 
 def whole(folder: Path) -> bool:
-    """Whether the files of a folder are those that `writing` left."""
+    """Whether the files of a folder are those that `writing` left; what cannot be read for other reasons is an OSError."""
     try:
         digests = json.loads((folder / "digests.json").read_text(encoding="utf-8"))
         return all(digest(folder / name) == value for name, value in digests.items())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 
 
@@ -66,17 +67,22 @@ def checkpoint(folder: Path, step: int) -> Path:
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> int:
-    """The last step that a state has a whole checkpoint of, 0 if there is none; `say` hears of corrupt ones."""
+    """The last step that a state has a whole checkpoint of, 0 if there is none; `say` hears of corrupt ones, now step-….corrupt."""
     for step in reversed(steps(folder)):
-        if whole(checkpoint(folder, step)):
+        path = checkpoint(folder, step)
+        if whole(path):
             return step
-        say(f"{checkpoint(folder, step)} is corrupt and is passed over")
-        shutil.rmtree(checkpoint(folder, step))
+        aside = path.with_name(f"{path.name}.corrupt")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        say(f"{path} is corrupt and is passed over; it is {aside.name} until another is written")
     return 0
 
 
 def forget(folder: Path, keep: int, spared: Collection[int] = ()) -> None:
-    """Remove all checkpoints but the `keep` last and those of the steps in `spared`."""
+    """Remove all checkpoints but the `keep` last and those of the steps in `spared`, and all corrupt ones."""
+    for path in (folder / "checkpoints").glob("step-*.corrupt"):
+        shutil.rmtree(path)
     for step in steps(folder)[:-keep]:
         if step not in spared:
             shutil.rmtree(checkpoint(folder, step))
@@ -106,12 +112,23 @@ def recorded(folder: Path) -> dict:
         return {}
 
 
-def record(folder: Path, settings: dict, say: Callable[[str], None]) -> None:
-    """Write down what a state stands for and how it is trained; `say` hears what of this changed since the last run."""
-    before = recorded(folder) or settings
-    for name, value in settings.items():
-        if (last := before.get(name)) != value:
+def record(folder: Path, settings: dict, run: dict, say: Callable[[str], None]) -> None:
+    """Write down what a state stands for and what trains it now; `say` hears what of this is another than before.
+
+    Args:
+        folder: of the state.
+        settings: what it stands for.
+        run: what trains it, and under "from_step" the step that it goes on from.
+        say: is told each difference to the last run that something is left of.
+    """
+    runs = [earlier for earlier in recorded(folder).get("runs", []) if earlier["from_step"] < run["from_step"]]
+    for name, value in run.items() if runs else ():
+        if name != "from_step" and (last := runs[-1].get(name)) != value:
             say(f"{name} changed since this training was last run: {last} is now {value}")
+    _write(folder, settings | run | {"runs": [*runs, run]})
+
+
+def _write(folder: Path, settings: dict) -> None:
     partial = unfinished(folder / "settings.json")
     partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "settings.json")
@@ -137,8 +154,8 @@ def continue_from(
     """Give a state without checkpoints the last one that a training of another length shares with it.
 
     What the states beside it learnt is what this one would learn, as long as both have the same learning rates. The
-    checkpoint comes as hard links, copies where the file system has none; log.jsonl comes with it, up to its step. The
-    other state may be trained on meanwhile: it is read only.
+    checkpoint comes as hard links, copies where the file system has none; log.jsonl comes with it, up to its step, and what
+    trained it so far. The other state may be trained on meanwhile: it is read only.
 
     Args:
         state: folder of the state; the caller holds its lock.
@@ -182,6 +199,7 @@ def _take(sibling: Path, state: Path, step: int, check: Callable[[], None]) -> b
     _sync(log)
     _sync_all(partial)
     check()
+    _write(state, {"runs": [run for run in recorded(sibling).get("runs", []) if run["from_step"] < step]})
     log.replace(state / "log.jsonl")  # a log without its checkpoint is cut, a checkpoint without its log is not mended
     partial.replace(checkpoint(state, step))
     _sync(state / "checkpoints")

@@ -56,6 +56,14 @@ def said_by_lead(value: bool) -> bool:
     return broadcast_object_list([value])[0]
 
 
+def meet() -> None:
+    """Wait until all processes have come here."""
+    if not alone():
+        import torch
+
+        torch.distributed.barrier()
+
+
 def summed(numbers: list[float] | np.ndarray) -> np.ndarray:
     """Sums of numbers over all processes, float64."""
     return _reduced(numbers, "SUM")

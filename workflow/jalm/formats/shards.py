@@ -373,9 +373,11 @@ class Mixture:
         self.block_size = block_size
         self.seed = seed
         self._have = [shards.tokens // block_size for shards in self.streams]
-        self._take = [round(weight * have) for (_, weight), have in zip(streams, self._have, strict=True)]
-        self._until = list(itertools.accumulate(self._take))
-        self.blocks = sum(self._take)
+        self.taken = [
+            round(weight * have) for (_, weight), have in zip(streams, self._have, strict=True)
+        ]  # in an epoch
+        self._until = list(itertools.accumulate(self.taken))
+        self.blocks = sum(self.taken)
         self._epoch = -1
 
     def block(self, position: int) -> np.ndarray:
@@ -394,9 +396,9 @@ class Mixture:
             self._begin_epoch(epoch)
         turn = self._order[place]
         stream = bisect.bisect_right(self._until, turn)
-        number, have = turn - (self._until[stream] - self._take[stream]), self._have[stream]
+        number, have = turn - (self._until[stream] - self.taken[stream]), self._have[stream]
         # whole passes, then as many of its blocks as are left, from all over the stream
-        number = number % have if number < self._take[stream] // have * have else self._some[stream][number % have]
+        number = number % have if number < self.taken[stream] // have * have else self._some[stream][number % have]
         return stream, (self._begin[stream] + number * self.block_size) % self.streams[stream].tokens
 
     def _begin_epoch(self, epoch: int) -> None:

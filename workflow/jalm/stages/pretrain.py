@@ -4,7 +4,8 @@ A batch depends on the seed and the step alone, and so do masks and dropout: the
 and a training that was killed goes on from its last checkpoint as if nothing had happened. Several processes, as
 `jalm launch` starts them, share the sequences of a step; what is learnt differs by rounding, and by dropout's draws.
 
-In a Slurm job it ends by itself before the job's time is up, with its state saved, and puts the job back into the queue.
+In a Slurm job it ends by itself before the job's time is up, or when it is sent SIGUSR1, with its state saved, and puts the
+job back into the queue. Told to end otherwise, it saves its state too; the exit status of both is 75 (try again).
 
 Training state lies under --states, in a folder named by a digest of the knobs, the RECIPE and the shards, where nothing
 that re-runs deletes it. A training that is finished there already is published at once; one that differs from a finished
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 END_MARGIN = 30  # seconds before the end of a Slurm job that are left when a training has saved its state
 TIME_IS_UP = "time is up"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # that tell a training to save and end
 RECIPE = 3  # raise it when what is learnt changes: the test of this number says when
 SHORT = {"cpu": 1e14, "cuda": 1e17}  # floating-point operations of a training that is over before compiling pays
 FLOATS = {"bf16": "bfloat16", "fp16": "float16"}
@@ -56,7 +58,17 @@ class TrainingError(Fault):
 
 
 class Stopped(Fault):
-    """A training that saved its state because it was told to end, or its time was up."""
+    """A training that saved its state because it was told to end, or its time was up.
+
+    Attributes:
+        requeue: whether a scheduler should start it again.
+    """
+
+    status = 75  # EX_TEMPFAIL of sysexits.h, which schedulers can be told to start again (Slurm: RequeueExit)
+
+    def __init__(self, message: str, requeue: bool) -> None:
+        super().__init__(message)
+        self.requeue = requeue
 
 
 class Step(NamedTuple):
@@ -98,15 +110,15 @@ def family(config: Pretrain, settings: dict) -> dict:
     return {"family": _key({**settings, "flags": same}), "stable_until": shared}
 
 
-def time_left(config: Pretrain) -> float:
-    """Seconds that a training may last: its time budget, and what its Slurm job has left."""
-    budget = config.time_budget * 60 or math.inf
+def ending(config: Pretrain, began: float) -> float:
+    """When a training has to be over that began then, by its time budget and its Slurm job; seconds of time.monotonic()."""
+    budget = began + config.time_budget * 60 if config.time_budget else math.inf
     try:
         left = slurm.seconds_left(slurm.own_job()) if slurm.own_job() else None
     except slurm.SlurmError as error:
         cli.log.info("how long this job may last is not known (%s); set time_budget if its limit is short", error)
         return budget
-    return budget if left is None else min(budget, left - END_MARGIN)
+    return budget if left is None else min(budget, time.monotonic() + left - END_MARGIN)
 
 
 def requeue() -> None:
@@ -183,14 +195,13 @@ class Trainer:
         )
         self.device_batch = config.per_device_train_batch_size
         if self.device_batch == "auto":
-            self.device_batch = self._largest_batch()
+            self.device_batch = self._known_batch() or self._largest_batch()
         precision = torch.float32 if config.mixed_precision == "no" else getattr(torch, FLOATS[config.mixed_precision])
-        peak = machine.matmul_peak(device, precision)
-        self.peak = peak * self.accelerator.num_processes
-        if device.type == "cpu" and (times := machine.matmul_peak(device, torch.float32) / peak) > 2:
-            told = "%s is %.0f times as slow as full precision on this CPU; set mixed_precision to 'no'"
-            cli.log.info(told, config.mixed_precision, times)
+        self.peak = machine.matmul_peak(device, precision) * self.accelerator.num_processes
+        if device.type == "cpu":
+            self._warn_of_slow_bf16()
         self.told_to_stop: str = ""  # why
+        self.requeue = False
         self.slowest_step = self.slowest_validation = self.slowest_save = 0.0  # seconds
 
     @property
@@ -230,6 +241,47 @@ class Trainer:
             return "the training is short"
         return lacking
 
+    @property
+    def how(self) -> dict:
+        """What trains, as it is recorded: none of it changes what is learnt by more than rounding and dropout's draws."""
+        import accelerate
+        import torch
+        import transformers
+
+        from jalm.formats import machine
+
+        return {
+            "device": machine.name(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "per_device_train_batch_size": self.device_batch,
+            "compiled": not self.not_compiled,
+            "full_determinism": self.config.full_determinism,
+            "versions": {m.__name__: m.__version__ for m in (torch, transformers, accelerate)},
+        }
+
+    def _warn_of_slow_bf16(self) -> None:
+        """Say where a CPU without instructions for bf16 is asked to use it; Muon does in any precision."""
+        import torch
+
+        from jalm.formats import machine
+
+        advice = {
+            "mixed_precision to 'no'": self.config.mixed_precision == "bf16",
+            "optim to adamw": self.config.optim == "muon",
+        }
+        if not any(advice.values()):
+            return
+        full, half = (machine.matmul_peak(self.accelerator.device, kind) for kind in (torch.float32, torch.bfloat16))
+        if full > 2 * half:
+            told = " and ".join(what for what, applies in advice.items() if applies)
+            cli.log.info("bf16 is %.0f times as slow as full precision on this CPU; set %s", full / half, told)
+
+    def _known_batch(self) -> int:
+        """What `_largest_batch` found when this training was last run on the same devices, 0 if that is not known."""
+        last = (checkpoints.recorded(self.state).get("runs") or [{}])[-1]
+        same = all(last.get(name) == self.how[name] for name in ("device", "processes"))
+        return int(processes.smallest(last["per_device_train_batch_size"] if same else 0))
+
     def _largest_batch(self) -> int:
         """The most sequences of a step that fit into the memory of every device; divisors of its share are tried."""
         import torch
@@ -261,15 +313,12 @@ class Trainer:
         torch.cuda.empty_cache()
         return free >= moments + 0.05 * total
 
-    def resume(self) -> int:
-        """Load the last checkpoint, if there is one; the number of steps it has behind it."""
+    def resume(self, kin: dict) -> int:
+        """Load the last checkpoint, if there is one, or one of the same `family`; the number of steps it has behind it."""
         found = 0
         if self.lock:
             found = checkpoints.newest(self.state, cli.log.info)
-            if not found:
-                told = checkpoints.recorded(self.state)
-                shared = (told["family"], told["stable_until"])
-                found = checkpoints.continue_from(self.state, *shared, cli.log.info, self.lock.check)
+            found = found or checkpoints.continue_from(self.state, **kin, say=cli.log.info, check=self.lock.check)
         step = int(processes.summed([found])[0])
         if step:
             self.accelerator.load_state(str(checkpoints.checkpoint(self.state, step)))
@@ -340,9 +389,10 @@ class Trainer:
         sums = processes.summed(nats.double().sum(dim=0).tolist())
         norm = accelerator.clip_grad_norm_(self.objective.parameters(), config.max_grad_norm or math.inf).item()
         self._refuse_what_is_no_number(step, nats, norm)
+        learning_rate = self.learning_rate(step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
+                group["lr"] = learning_rate
         if (scaler := accelerator.scaler) is None:
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -390,18 +440,22 @@ class Trainer:
             ]
         return scores.figures(processes.summed(sum(one.sums for one in made).tolist()))
 
-    def run(self) -> Path:
-        """Train to the end; the folder of the finished model.
+    def run(self, done: int) -> Path:
+        """Train from a step to the end; the folder of the finished model.
 
         Raises:
             Stopped: a signal came, or the time is up; the state is saved.
         """
         config, accelerator = self.config, self.accelerator
-        done = self.resume()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._stop)
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._stop)
         if config.report_to:
-            options = {"tensorboard": {"purge_step": done + 1}} if "tensorboard" in config.report_to else {}
+            # a training that goes on is one run there, under its own name
+            known = {"tensorboard": {"purge_step": done + 1}}
+            known["wandb"] = {"id": self.state.name, "name": self.state.parent.name, "resume": "allow"}
+            known["mlflow"] = {"run_name": self.state.parent.name}
+            options = {name: kwargs for name, kwargs in known.items() if name in config.report_to}
             accelerator.init_trackers("jalm", config={"flags": flags(config)}, init_kwargs=options)
         began = logged = time.monotonic()
         first = counted_from = done
@@ -430,7 +484,7 @@ class Trainer:
                     took = time.monotonic() - validating
                     self.slowest_validation = max(self.slowest_validation, took)
                     logged += took
-                stopping = self._stopping(done, step_took)
+                stopping = self._stopping(done, step_took if done > first + 1 else 0.0)  # the first is compiled
                 # where time is short, the first step's checkpoint shows how long one takes
                 first_of_short = done == first + 1 and self.ends < math.inf
                 wanted = done % config.save_steps == 0 or done in (config.max_steps, self._shared_until())
@@ -441,7 +495,11 @@ class Trainer:
                     self.save(done)
                     logged += time.monotonic() - saving
                 if stopping and done < config.max_steps:
-                    raise Stopped(f"{stopping}; saved at step {done:,} of {config.max_steps:,}, run again to go on")
+                    for tracker in accelerator.trackers:
+                        tracker.finish()
+                    processes.meet()  # the first to end takes the others with it, and the lead may still be saving
+                    saved = f"{stopping}; saved at step {done:,} of {config.max_steps:,}, run again to go on"
+                    raise Stopped(saved, self.requeue)
         accelerator.end_training()
         if self.lock:
             self._finish(time.monotonic() - began, done - first)
@@ -474,22 +532,18 @@ class Trainer:
             blocks = sum(min(config.eval_blocks, shards.tokens // config.block_size) for shards in self.valid)
             needed += self.slowest_validation or seconds * blocks / config.global_batch_size
         if time.monotonic() + needed > self.ends:
-            self.told_to_stop = self.told_to_stop or TIME_IS_UP
-        (wanted,) = processes.summed([bool(self.told_to_stop)])
+            self.told_to_stop, self.requeue = self.told_to_stop or TIME_IS_UP, True
+        wanted, requeue = processes.summed([bool(self.told_to_stop), self.requeue])
+        self.requeue = bool(requeue)
         return (self.told_to_stop or "another process was told to stop") if wanted else ""
 
     def _stop(self, number: int, _: object) -> None:
         if number == signal.SIGINT and self.told_to_stop:
             signal.signal(number, signal.SIG_DFL)  # whoever asks a third time does not want to wait
         self.told_to_stop = f"told to stop by {signal.Signals(number).name}"
+        self.requeue = self.requeue or number == signal.SIGUSR1  # which sites let Slurm send before the time is up
 
     def _finish(self, seconds: float, trained: int) -> None:
-        import accelerate
-        import torch
-        import transformers
-
-        from jalm.formats import machine
-
         with checkpoints.writing(self.state / "final", self.lock.check) as folder:
             model = self.model
             model.save_pretrained(folder)
@@ -502,11 +556,8 @@ class Trainer:
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "last_run": {"steps": trained, "seconds": round(seconds, 1)},
                 "tokenizer": self.feeder.mixture.streams[0].manifest["tokenizer"],
-                "device": machine.name(self.accelerator.device),
-                "processes": self.accelerator.num_processes,
-                "compiled": not self.not_compiled,
                 "flops_per_token": self.flops,
-                "versions": {m.__name__: m.__version__ for m in (torch, transformers, accelerate)},
+                **self.how,
             }
             shutil.copyfile(self.state / "settings.json", folder / "settings.json")
             (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -532,14 +583,23 @@ def _mixture(config: Pretrain, train: list[Shards], valid: list[Shards]) -> Mixt
             "by pin.tokenizer if it is of an older date"
         )
     mixture = Mixture(list(zip(train, config.corpora.values(), strict=True)), config.block_size, config.seed)
+    have = (
+        f"{sum(s.tokens for s in train):,} tokens of train, in the shares of corpora, have {mixture.blocks:,} blocks of"
+    )
+    have += f" block_size {config.block_size}"
     if mixture.blocks < 1:
+        raise TrainingError(f"{have}; lower block_size, or take more text")
+    if mixture.blocks < config.global_batch_size:
         raise TrainingError(
-            f"{sum(s.tokens for s in train):,} tokens of train do not fill one block of block_size {config.block_size}; "
-            "lower block_size, or take more text"
+            f"{have}, fewer than the {config.global_batch_size:,} of global_batch_size, so that a step would see some of them "
+            "twice; lower global_batch_size or block_size, or take more text"
         )
-    for shards in train:
-        if shards.tokens < config.block_size:
-            cli.log.info("%s has less than one block of %s tokens: not used", shards.path, config.block_size)
+    for name, shards, blocks in zip(config.corpora, train, mixture.taken, strict=True):
+        if not blocks:
+            size, weight = config.block_size, config.corpora[name]
+            cli.log.info(
+                "%s is not used: %s tokens, %g times, are no block of %s", name, f"{shards.tokens:,}", weight, size
+            )
     return mixture
 
 
@@ -577,6 +637,9 @@ def main(argv: list[str] | None = None) -> None:
         "--cpus", type=int, default=1, metavar="N", help="threads on a machine without GPU (default: 1)"
     )
     args, config = cli.parse(parser, argv)
+    if not len(args.train) == len(args.valid) == len(config.corpora):
+        told = f"--train has {len(args.train)} manifests and --valid {len(args.valid)}"
+        raise TrainingError(f"{told}, where --corpora names {len(config.corpora)}: {', '.join(config.corpora)}")
     began = time.monotonic()
     lead = os.environ.get("RANK", "0") == "0"  # of the processes that jalm launch or torchrun started
     if not lead:
@@ -584,24 +647,24 @@ def main(argv: list[str] | None = None) -> None:
     key, settings = state_key(config, [*args.train, *args.valid])
     state = args.states / key
     final = state / "final"
-    try:
-        with (
-            locked(state, cli.log.info, slurm.gone) if lead else contextlib.nullcontext() as lock,
-            processes.met(Stopped),
-        ):
-            if processes.said_by_lead(lead and final.is_dir() and checkpoints.whole(final)):
-                made = "its model, without training"
-            else:
-                recorded = {**settings, **family(config, settings), "code": args.code, "revision": args.revision}
-                train(args, config, state, recorded, lock, began)
-                made = f"{args.output.name} after {cli.counted(config.max_steps, 'step')}"
-            if lock:
-                lock.check()
-                checkpoints.publish(final, args.output)
-    except Stopped as stopped:
-        if lead and TIME_IS_UP in str(stopped):
-            requeue()
-        raise
+    with (
+        locked(state, cli.log.info, slurm.gone) if lead else contextlib.nullcontext() as lock,
+        processes.met(Stopped),
+    ):
+        if processes.said_by_lead(lead and final.is_dir() and checkpoints.whole(final)):
+            made = "its model, without training"
+        else:
+            try:
+                train(args, config, state, settings, lock, began)
+            except Stopped as stopped:
+                if lead and stopped.requeue:
+                    requeue()
+                processes.meet()  # as above
+                raise
+            made = f"{args.output.name} after {cli.counted(config.max_steps, 'step')}"
+        if lock:
+            lock.check()
+            checkpoints.publish(final, args.output)
     tokens = config.max_steps * config.global_batch_size * config.block_size
     cli.closing("pretrain", f"{tokens:,} tokens", made)
 
@@ -623,17 +686,22 @@ def train(
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA begins
         torch.use_deterministic_algorithms(True)
     shards = [[Shards(path) for path in paths] for paths in (args.train, args.valid)]
+    size = config.per_device_train_batch_size
     try:
-        trainer = Trainer(config, *shards, state, lock, began + time_left(config) if lock else math.inf)
+        trainer = Trainer(config, *shards, state, lock, ending(config, began) if lock else math.inf)
+        size, kin = trainer.device_batch, family(config, settings)
+        done = trainer.resume(kin)
         if lock:
-            how = {"per_device_train_batch_size": trainer.device_batch}
-            how |= {"processes": trainer.accelerator.num_processes, "compiled": not trainer.not_compiled}
-            checkpoints.record(state, {**settings, **how}, cli.log.info)
+            run = {"from_step": done, "code": args.code, "revision": args.revision, **trainer.how}
+            checkpoints.record(state, settings | kin, run, cli.log.info)
             cli.log.info("torch.compile: %s", f"no, {trainer.not_compiled}" if trainer.not_compiled else "yes")
-        trainer.run()
-    except torch.OutOfMemoryError as error:
-        size = config.per_device_train_batch_size
-        smaller = f"lower per_device_train_batch_size, now {size}, or set" if size not in (1, "auto") else "set"
+        trainer.run(done)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(
+            error
+        ):  # as CPUs say it
+            raise
+        smaller = "set" if size == 1 else f"lower per_device_train_batch_size, now {size}, or set"
         raise TrainingError(
             f"out of memory ({str(error).splitlines()[0]}); {smaller} gradient_checkpointing, and run again: the training "
             "goes on from its last checkpoint"
