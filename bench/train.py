@@ -103,13 +103,15 @@ def hugging_face(args: argparse.Namespace, shards: Shards, folder: Path, compile
     model = transformers.GPT2LMHeadModel(
         models.config_of("gpt2", sizes("gpt2", args), shards.manifest["vocab_size"], args.context)
     )
+    if compiled:  # not by torch_compile, which accelerate would take for all Trainers of this process
+        model.compile()
     taken = 1 + args.steps
     source = blocks(args, shards, args.context)
     rows = [{"input_ids": row, "labels": row} for _ in range(taken) for row in next(source)]
     options = transformers.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=args.batch, max_steps=taken, report_to=[], save_strategy="no",
         logging_strategy="no", bf16=args.precision == "bf16", fp16=args.precision == "fp16", optim="adamw_torch_fused",
-        disable_tqdm=True, use_cpu=DEVICE.type == "cpu", torch_compile=compiled, dataloader_pin_memory=False,
+        disable_tqdm=True, use_cpu=DEVICE.type == "cpu", dataloader_pin_memory=False,
     )  # fmt: skip
     times = []
 
