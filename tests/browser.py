@@ -109,10 +109,13 @@ class Browser:
         self.wait("document.querySelector('iframe')")
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            tree = self.call("Page.getFrameTree")["frameTree"]
-            (child,) = tree["childFrames"]
-            if self.ask("document.readyState", child["frame"]["id"]) == "complete":
-                return child["frame"]["id"]
+            frames = self.call("Page.getFrameTree")["frameTree"].get("childFrames", [])
+            filled = (
+                "document.readyState == 'complete' && document.body.childElementCount > 0"  # not the blank one before
+            )
+            with contextlib.suppress(AssertionError):  # what was asked may be gone when the answer is made
+                if frames and self.ask(filled, frames[0]["frame"]["id"]):
+                    return frames[0]["frame"]["id"]
             time.sleep(0.05)
         raise AssertionError("the frame was never loaded")
 

@@ -17,8 +17,10 @@ from tiny import Tiny
 
 ROOT = Path(__file__).parents[1]
 
-# a shell starts what runs in the background with SIGINT ignored, and the programs that tests interrupt would inherit that
-signal.signal(signal.SIGINT, signal.default_int_handler)
+# a shell ignores SIGINT for what it starts in the background, and nohup SIGHUP: the programs that tests start would inherit that
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,10 @@ def two(tiny, tmp_path_factory) -> list[dict]:
 # ---- the same model
 
 
-@pytest.mark.parametrize(("architecture", "optim"), [("gpt2", "adamw"), ("roberta", "muon"), ("bert", "muon")])
+@pytest.mark.parametrize(
+    ("architecture", "optim"),
+    [("gpt2", "adamw"), pytest.param("roberta", "muon", marks=pytest.mark.slow), ("bert", "muon")],
+)
 def test_two_processes_learn_what_one_does(tiny, tmp_path, architecture, optim):
     """Each works on half of a step's sequences, in two pieces, and they validate together."""
     knobs = {"optim": optim, "max_steps": 30, "learning_rate": 2e-3, "per_device_train_batch_size": 2, "eval_steps": 10}
@@ -71,7 +74,7 @@ def test_two_processes_learn_what_one_does(tiny, tmp_path, architecture, optim):
     assert json.loads((tmp_path / "two/output/training.json").read_text())["processes"] == 2
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
 def test_another_number_of_processes_goes_on_with_the_same_training(tiny, tmp_path, before, after):
     config = tiny.config("gpt2", **INTERRUPTED | {"max_steps": 40, "learning_rate": 1e-3})
     whole = train(tiny, config, tmp_path / "whole", 1)
@@ -113,6 +116,7 @@ def test_one_process_killed_ends_both_and_the_next_start_goes_on_to_the_last_bit
     assert train(tiny, config, tmp_path, 2) == two
 
 
+@pytest.mark.slow
 def test_all_killed_with_their_launcher_leave_a_state_that_goes_on_to_the_last_bit(tiny, tmp_path, two):
     config = tiny.config("gpt2", dropout=0.1, **INTERRUPTED)
     process = start(tiny, config, tmp_path, 2)
@@ -123,7 +127,13 @@ def test_all_killed_with_their_launcher_leave_a_state_that_goes_on_to_the_last_b
     assert train(tiny, config, tmp_path, 2) == two
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)),
+    ],
+)
 def test_a_launcher_that_is_told_to_stop_lets_the_processes_save(tiny, tmp_path, two, number):
     config = tiny.config("gpt2", dropout=0.1, **INTERRUPTED | {"save_steps": 1000})
     process = start(tiny, config, tmp_path, 2)

@@ -23,10 +23,13 @@ def test_the_peak_is_the_operations_of_the_fastest_product_by_its_time(monkeypat
     assert peak(3.0) == 2 * 1024**3 / 3  # where one takes so long, there is no second
 
 
-def test_a_cpu_is_called_by_its_model():
+def test_a_cpu_is_called_by_its_model(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     told = subprocess.run(["lscpu"], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}).stdout
     if model := re.search(r"(?m)^Model name: +(.+)", told):
-        assert machine.name(CPU) == f"{model[1]}, {torch.get_num_threads()} threads"
+        assert machine.name(CPU) == f"{model[1]}, 2 threads"
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        assert machine.name(CPU).endswith(", 1 thread")
     else:
         assert machine.name(CPU) == "cpu"
 

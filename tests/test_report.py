@@ -304,7 +304,7 @@ def test_a_log_with_null_and_without_validations_is_drawn_and_said(made):
     assert "The log of gpt2-small-20261101 has no validation." in words(page)
     assert "fp16 overflowed in 3 of the logged steps" in words(page)
     assert "next sentence" not in words(page)
-    assert row(page, "gpt2-small-20261101", "NVIDIA H100")[4:6] == ["–", "–"]
+    assert row(page, "gpt2-small-20261101", "124M", "1,000")[2:4] == ["–", "–"]
 
 
 def test_what_is_not_there_is_said_on_every_page(made):

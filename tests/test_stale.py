@@ -244,6 +244,7 @@ def test_a_model_that_starts_from_another_follows_it(finished):
     ]
 
 
+@pytest.mark.slow
 def test_weights_of_an_older_date_are_an_input_of_the_training_that_starts_from_them(finished):
     workflow = finished.moved("older")
     older = workflow.work / "results/export/gpt2-tiny-20260901"
@@ -296,6 +297,7 @@ def test_rules_of_its_own_for_one_corpus_leave_the_others_alone(finished):
         assert all("/memo/" in output for rule, output in ran.jobs if rule != "report")
 
 
+@pytest.mark.slow
 def test_a_new_date_of_the_wiki_leaves_local_text_alone(finished):
     (finished.work / "memo").mkdir()
     for number in range(100):

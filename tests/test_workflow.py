@@ -227,6 +227,7 @@ def test_a_damaged_dump_is_refused(finished, tmp_path, damage):
 # ---- profiles and environments
 
 
+@pytest.mark.slow
 def test_on_a_workstation_one_training_at_a_time_takes_the_gpu(finished):
     workflow = replace(finished.moved("workstation"), environment={"ACCELERATE_USE_CPU": "true"})
     changed = "models={gpt2-tiny: {seed: 7}, roberta-tiny: {seed: 7}}"
@@ -265,7 +266,7 @@ def test_rules_find_the_package_without_pythonpath_which_snakemake_takes_away_fr
 @pytest.mark.parametrize(
     ("stage", "knob"),
     [
-        ("train_tokenizer", "tokenizers={unigram-4k: {vocab_size: 90000}}"),
+        pytest.param("train_tokenizer", "tokenizers={unigram-4k: {vocab_size: 90000}}", marks=pytest.mark.slow),
         ("pretrain", "models={gpt2-tiny: {learning_rate: 1e30}}"),
     ],
 )
@@ -302,7 +303,7 @@ def killed_when(workflow, condition, *args: str) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("stage", ["extract", "segment"])
+@pytest.mark.parametrize("stage", ["extract", pytest.param("segment", marks=pytest.mark.slow)])
 def test_a_data_stage_killed_with_its_workflow_leaves_nothing_that_looks_finished(finished, tmp_path, stage):
     other = finished.elsewhere(tmp_path / stage)
     folder = other.work / "results" / stage / "jawiki-20261001"

@@ -32,7 +32,8 @@ def name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     told = Path("/proc/cpuinfo")  # of Linux on x86
     found = re.search(r"(?m)^model name\s*: (.+)", told.read_text(encoding="utf-8")) if told.is_file() else None
-    return f"{found[1].strip()}, {torch.get_num_threads()} threads" if found else str(device)
+    threads = torch.get_num_threads()
+    return f"{found[1].strip()}, {threads} thread{'s' * (threads > 1)}" if found else str(device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -333,13 +333,13 @@ def _trainings(models: Sequence[Model]) -> Html:
         told, speeds = model.training, [s for s in model.curve("tokens_per_second")[1] if math.isfinite(s)]
         lowest = min((loss for loss in model.curve("valid_loss")[1] if math.isfinite(loss)), default=math.nan)
         rows.append([
-            *(model.name, told.get("device", "–"), figures.short(told["parameters"]), number(told["steps"])),
+            *(model.name, figures.short(told["parameters"]), number(told["steps"])),
             *(figures.short(told["tokens"]), number(model.last("loss"), ".3f"), number(model.last("valid_loss"), ".3f")),
             *(number(lowest, ".3f"), number(median(speeds) if speeds else None, ",.0f")),
             *(number(model.last("mfu"), ".1%"), number(model.last("memory_gib"), ".1f")),
         ])  # fmt: skip
-    head = ["model", "on", "parameters", "steps", "tokens seen", "last loss", "last validation", "lowest validation"]
-    return table([*head, "tokens/s (median)", "MFU", "memory (GiB)"], rows, text=2)
+    head = ["model", "parameters", "steps", "tokens seen", "last loss", "last validation", "lowest validation"]
+    return table([*head, "tokens/s (median)", "MFU", "memory (GiB)"], rows)
 
 
 def _positions(models: Sequence[Model], colour: Mapping[str, str]) -> list[Html]:
