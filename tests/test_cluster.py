@@ -167,7 +167,7 @@ def alone(finished):
     ("resources", "nodes"),
     [
         ("pretrain:nodes=2 pretrain:tasks=2 pretrain:tasks_per_gpu=0 pretrain:mpi=srun pretrain:gres=gpu:1", 2),
-        ("pretrain:gpu=2", 1),
+        pytest.param("pretrain:gpu=2", 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_over_several_gpus_has_the_losses_of_one_process(slurm, finished, cluster, alone, resources, nodes):
@@ -194,6 +194,7 @@ def test_a_job_that_asks_for_too_much_is_refused_at_once(slurm, finished):
     assert "Requested node configuration is not available" in ran.output
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_start_as_it_is_is_reported_and_fails(slurm, finished, cluster):
     workflow = slurm(finished.moved("waiting"))
     resources = ["pretrain:slurm_partition=short", "pretrain:runtime=60"]
