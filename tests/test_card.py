@@ -119,6 +119,12 @@ def test_widgets_have_prompts_with_what_was_answered(architecture):
     [
         ("", ["CC-BY-SA-4.0"], {"license": "cc-by-sa-4.0"}),
         ("MIT", ["CC-BY-SA-4.0"], {"license": "mit"}),
+        ("CC-BY-ND-4.0", [], {"license": "cc-by-nd-4.0"}),
+        (
+            "CC-BY-ND-3.0",
+            [],
+            {"license": "other", "license_name": "cc-by-nd-3.0", "license_link": "LICENSE"},
+        ),  # not listed
         ("", ["MIT", "MIT"], {"license": "mit"}),
         ("", ["CC0-1.0", "MIT"], {"license": "other", "license_name": "cc0-1.0-and-mit", "license_link": "LICENSE"}),
         (

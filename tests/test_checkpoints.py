@@ -366,7 +366,7 @@ def test_going_on_under_changed_code_is_said_and_recorded(tmp_path):
     ]
     recorded = json.loads((tmp_path / "settings.json").read_text())
     runs = recorded.pop("runs")
-    assert recorded == {"recipe": 3, "from_step": 20, "code": "stages.pretrain@2", "newer": 1}
+    assert recorded == {"recipe": 3}
     assert [(run["from_step"], run["code"][-1]) for run in runs] == [(0, "1"), (10, "1"), (20, "2")]
 
 

@@ -451,6 +451,20 @@ def test_a_configuration_with_a_tokenizer_of_ones_own_can_be_loaded_again(tmp_pa
     assert again.tokenizers["own"].model == "my.model"
 
 
+@pytest.mark.parametrize(("pinned", "pieces"), [(None, 5000), ("20261101", 5000), ("20261001", 32000)])
+def test_a_configuration_has_how_a_tokenizer_is_trained_unless_that_is_of_another_date(pinned, pieces):
+    text = {"source": "text", "paths": ["a.txt"], "license": "CC0-1.0"}
+    values = {
+        "dump_date": "20261101",
+        "corpora": {"a": text},
+        "tokenizers": {"t": {"corpora": ["a"], "vocab_size": 5000}},
+    }
+    entry = {"preset": "gpt2-small", "tokenizer": "t", "corpora": {"a": 1.0}}
+    config = load({**values, "pin": {"tokenizer": pinned}, "models": {"m": entry}})
+    again = load(json.loads(json.dumps(config.configuration("m"))))
+    assert again.tokenizers["t"].vocab_size == pieces
+
+
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
 def test_the_configuration_of_every_preset_can_be_loaded_again(preset):
     entry = {"preset": preset, "tokenizer": "t", "corpora": {"a": 2.0}, "per_device_train_batch_size": 1}

@@ -434,6 +434,6 @@ def test_a_part_that_does_not_exist_is_a_mistake_on_the_command_line(dump, capsy
 
 def test_the_command_ends_with_a_message(dump, capsys):
     dump.write_bytes(b"")
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match=r"^1$"):
         cli.run(["extract", *arguments(dump)])
     assert re.fullmatch(r"extract: .*truncated.*\n", capsys.readouterr().err)

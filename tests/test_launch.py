@@ -89,7 +89,7 @@ def test_another_number_of_processes_goes_on_with_the_same_training(tiny, tmp_pa
         [r["loss"] for r in whole if "loss" in r], abs=1e-5
     )
     (settings,) = (tmp_path / "changed").glob("states/*/settings.json")
-    assert json.loads(settings.read_text())["processes"] == after
+    assert [run["processes"] for run in json.loads(settings.read_text())["runs"]] == [before, after]
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(tiny, tmp_path):

@@ -243,7 +243,7 @@ def test_a_folder_that_is_no_model_is_refused_by_name(spoil, tmp_path):
     assert str(refused.value).startswith(f"init_model is {str(tmp_path)!r}, which cannot be loaded: ")
 
 
-@pytest.mark.parametrize("name", ["results/pretrain/猫-20261001", "./猫", "猫/小"])
+@pytest.mark.parametrize("name", ["results/pretrain/猫-20261001", "./猫", "猫/小", "gpt2-medium@main"])
 def test_a_folder_that_is_not_there_is_told_from_where(name):
     with pytest.raises(ModelError) as refused:
         models.start_from(name, "gpt2", sizes("gpt2"), PIECES, 24)

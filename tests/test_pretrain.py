@@ -630,7 +630,7 @@ def test_what_a_training_was_of_lies_beside_its_model(tiny):
     assert "--learning-rate=0.005" in settings["flags"]
     assert settings["recipe"] == pretrain.RECIPE
     assert settings["inputs"] == [digest(tiny.shards["train"]), digest(tiny.shards["valid"])]
-    assert settings["compiled"] is False
+    assert settings["runs"][-1]["compiled"] is False
 
 
 # ---- compiled

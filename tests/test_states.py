@@ -331,7 +331,7 @@ def test_a_cleaning_killed_at_any_moment_leaves_a_state_or_none_and_the_next_one
 def test_a_mistake_ends_in_one_message(folder, monkeypatch, capsys, options, message):
     folder.state("a", (10,))
     monkeypatch.chdir(folder.root)
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match=r"^1$"):
         cli.run(["states", *options])
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(message, line)

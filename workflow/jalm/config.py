@@ -245,6 +245,16 @@ class Tokenizer(TrainTokenizer):
         return self
 
 
+def multiples(number: int, unit: int) -> str:
+    """The multiples of `unit` next to a number, for advice.
+
+    >>> multiples(16, 7), multiples(3, 8)
+    ('14 or 21', '8')
+    """
+    near = {max(unit, number // unit * unit), -(-number // unit) * unit}
+    return " or ".join(map(str, sorted(near)))
+
+
 class Pretrain(Section):
     """What the pretrain stage is told; names are those of transformers' TrainingArguments where it has one."""
 
@@ -355,14 +365,13 @@ class Pretrain(Section):
         return str(value).lower() if isinstance(value, bool) else value
 
     @model_validator(mode="after")
-    def batch_divides(self) -> "Pretrain":
-        """Refuse a global batch that cannot be cut into batches of a device."""
+    def knobs_agree(self) -> "Pretrain":
+        """Refuse knobs that contradict each other."""
         total, device = self.global_batch_size, self.per_device_train_batch_size
         if device != "auto" and total % device:
-            near = sorted({max(device, total // device * device), -(-total // device) * device})
             raise ValueError(
                 f"global_batch_size {total} does not divide into per_device_train_batch_size {device}; "
-                f"use {' or '.join(map(str, near))}"
+                f"use {multiples(total, device)}"
             )
         if self.warmup_steps > self.max_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}")
@@ -593,6 +602,11 @@ class Config(Section):
         folder = self.models[model].init_model
         return made.get(os.path.relpath(folder)) if folder else None
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the tokenizers are of another date, and so not made here."""
+        return self.pin.tokenizer not in (None, self.dump_date)
+
     def configuration(self, model: str) -> dict[str, Any]:
         """The knobs that one model depends on, as a configuration of its own; without those that are neutral."""
         models = [model]
@@ -602,7 +616,7 @@ class Config(Section):
         tokenizer, names = self.tokenizers[name], list(self.corpora)  # a corpus is compared with those before it
         read = [*tokenizer.corpora, *(corpus for one in models for corpus in self.models[one].corpora)]
         made = settings(tokenizer)
-        if tokenizer.model or self.pin.tokenizer:  # nothing of how it is trained
+        if tokenizer.model or self.pinned:  # nothing of how it is trained
             made = {key: made[key] for key in ("corpora", "model", "sample_mb", "seed")}
         stages = ("pin", "extract", "segment", "filter", "dedup", "split", "evaluate")
         return {

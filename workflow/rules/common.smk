@@ -70,7 +70,7 @@ MODELS = {cfg.model_id(name): entry for name, entry in cfg.models.items()}
 for name in TOKENIZERS:
     wanted = [f"results/train_tokenizer/{name}/{file}" for file in ("spm.model", "tokenizer.json", "sample.json")]
     lacking = [path for path in wanted if not Path(path).is_file()]
-    if lacking and not name.endswith(f"-{cfg.dump_date}"):
+    if lacking and cfg.pinned:
         raise WorkflowError(
             f"pin.tokenizer is {cfg.pin.tokenizer!r}, but there is no {lacking[0]}; "
             f"make it with --config dump_date={cfg.pin.tokenizer}, or pin another date"
@@ -135,7 +135,7 @@ def model_mistakes(name, entry):
         if (other := MODELS[chain[1]].tokenizer) != entry.tokenizer:
             yield f"{said}, whose tokenizer is {other!r}, and models.{name}.tokenizer {entry.tokenizer!r}; use one for both"
     elif entry.init_model and not first_files(entry.init_model):
-        on_hub = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(@\S+)?", entry.init_model, re.ASCII)
+        on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+(@\S+)?", entry.init_model, re.ASCII)
         if not on_hub or Path(Path(entry.init_model).parts[0]).exists():
             yield f"{said}, which is no folder with a model.safetensors (seen from {Path.cwd()}) and no OWNER/NAME on the Hub"
 
@@ -151,7 +151,7 @@ def one_of(names):
 
 WIKIS = one_of(name for name, entry in CORPORA.items() if isinstance(entry, MediaWiki))
 TEXTS = one_of(name for name, entry in CORPORA.items() if not isinstance(entry, MediaWiki))
-TRAINED = one_of(name for name in TOKENIZERS if name.endswith(f"-{cfg.dump_date}"))  # not the pinned ones
+TRAINED = one_of([] if cfg.pinned else TOKENIZERS)
 
 
 wildcard_constraints:
@@ -207,7 +207,7 @@ def earlier_corpora(corpus):
     """The corpora that one is compared with: those before it; of a dump for a dump only, or a date would change texts."""
     names = list(CORPORA)
     earlier = names[: names.index(corpus)]
-    return earlier if re.fullmatch(WIKIS, corpus) else [name for name in earlier if not re.fullmatch(WIKIS, name)]
+    return [name for name in earlier if intake(corpus) == "extract" or intake(name) == "import_text"]
 
 
 def earlier_signatures(wildcards):
@@ -318,9 +318,13 @@ def text_files(path):
     return files_in(path) if Path(path).is_dir() else [path]
 
 
-def tokenizer_sample(wildcards):
-    """What a model's tokenizer was made from."""
-    return f"results/train_tokenizer/{model_tokenizer(wildcards)}/sample.json"
+def of_tokenizer(name):
+    """Input function: a file of a model's tokenizer."""
+
+    def file(wildcards):
+        return f"results/train_tokenizer/{model_tokenizer(wildcards)}/{name}"
+
+    return file
 
 
 def test_documents(wildcards):
@@ -345,16 +349,6 @@ def model_dumps(wildcards):
     """What was downloaded for those of a model's corpora that come from a dump."""
     names = map(cfg.corpus_id, MODELS[wildcards.model].corpora)
     return [f"resources/{name}/manifest.json" for name in names if isinstance(CORPORA[name], MediaWiki)]
-
-
-def spm_model(wildcards):
-    """SentencePiece model of a model's tokenizer."""
-    return f"results/train_tokenizer/{model_tokenizer(wildcards)}/spm.model"
-
-
-def exported_tokenizer(wildcards):
-    """The tokenizer.json of a model's tokenizer."""
-    return f"results/train_tokenizer/{model_tokenizer(wildcards)}/tokenizer.json"
 
 
 def published_folder(wildcards):
@@ -496,12 +490,12 @@ def export_flags(wildcards):
 
 def export_options(wildcards):
     """What a model's folder says of the code and the dictionary, and the folder that it takes the place of."""
-    corpora = [CORPORA[cfg.corpus_id(name)] for name in MODELS[wildcards.model].corpora]
+    wiki = any(isinstance(cfg.corpora[name], MediaWiki) for name in MODELS[wildcards.model].corpora)
     stages = ["import_text", "segment", "filter", "dedup", "split", "train_tokenizer", "shard", "evaluate", "export"]
-    stages += ["download", "extract"] if any(isinstance(corpus, MediaWiki) for corpus in corpora) else []
+    stages += ["download", "extract"] if wiki else []
     modules = sorted({module for stage in stages for module in code(stage).split()})
     told = f"--code '{' '.join(modules)}' --revision '{revision()}' --dictionary '{dictionary(cfg.segment.dictionary)}'"
-    if cfg.extract.templates and any(isinstance(corpus, MediaWiki) for corpus in corpora):
+    if cfg.extract.templates and wiki:
         told += f" --templates {shlex.quote(cfg.extract.templates)}"
     return " ".join([told, *earlier("export", MODEL_NAMES[wildcards.model], wildcards.model)])
 
@@ -529,11 +523,9 @@ def corpus_files():
     ]
     files = []
     for corpus, entry in CORPORA.items():
-        first = "results/import_text/{corpus}/{part}.jsonl.zst"
         if isinstance(entry, MediaWiki):
             files.append(f"resources/{corpus}/manifest.json")
-            first = "results/extract/{corpus}/{part}.jsonl.zst"
-        files += of_parts([first, *per_part], corpus)
+        files += of_parts([f"results/{intake(corpus)}/{{corpus}}/{{part}}.jsonl.zst", *per_part], corpus)
         files += [f"results/dedup/{corpus}/drop.jsonl.zst", f"results/split/{corpus}/summary.json"]
         files += [f"results/split/{corpus}/account.json", f"results/split/{corpus}/account.md"]
     return files
@@ -544,7 +536,7 @@ def data_files():
     pairs = {(name, corpus) for name, entry in cfg.tokenizers.items() for corpus in entry.corpora}
     pairs |= {(entry.tokenizer, corpus) for entry in cfg.models.values() for corpus in entry.corpora}
     files = [f"results/train_tokenizer/{tokenizer}/spm.model" for tokenizer in TOKENIZERS]
-    for tokenizer in filter(re.compile(TRAINED).fullmatch, TOKENIZERS):
+    for tokenizer in [] if cfg.pinned else TOKENIZERS:
         files += [f"results/train_tokenizer/{tokenizer}/report.json", f"results/train_tokenizer/{tokenizer}/report.md"]
     for tokenizer, corpus in sorted(pairs):
         tokenizer, corpus = cfg.tokenizer_id(tokenizer), cfg.corpus_id(corpus)
@@ -566,7 +558,7 @@ def model_files():
 def report_tokenizers():
     """Reports of the tokenizers; a pinned one's if it is there."""
     files = [f"results/train_tokenizer/{tokenizer}/report.json" for tokenizer in TOKENIZERS]
-    return [path for path in files if re.fullmatch(TRAINED, Path(path).parent.name) or Path(path).is_file()]
+    return [path for path in files if not cfg.pinned or Path(path).is_file()]
 
 
 def report_evaluations():

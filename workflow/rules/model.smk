@@ -37,7 +37,7 @@ rule evaluate:
     input:
         unpack(test_files),
         model="results/pretrain/{model}",
-        tokenizer=exported_tokenizer,
+        tokenizer=of_tokenizer("tokenizer.json"),
     output:
         "results/evaluate/{model}/{test_set}.json",
     log:

@@ -2,9 +2,9 @@ rule export:
     """Make the Hugging Face folder of a model, and prove that it loads and agrees."""
     input:
         model="results/pretrain/{model}",
-        spm=spm_model,
-        tokenizer=exported_tokenizer,
-        sample=tokenizer_sample,
+        spm=of_tokenizer("spm.model"),
+        tokenizer=of_tokenizer("tokenizer.json"),
+        sample=of_tokenizer("sample.json"),
         evaluations=model_evaluations,
         texts=test_documents,
         accounts=model_accounts,

@@ -58,6 +58,17 @@ MASKED: list[Column] = [
     ("NSP accuracy", _of("nsp_accuracy"), ".1%"),
     ("tokens", _of("tokens"), ","),
 ]
+TOKENIZER: list[Column] = [
+    ("tokenizer", _of("tokenizer"), "<"),
+    ("valid side of", _of("corpus"), "<"),
+    ("pieces", _of("vocab_size"), ","),
+    ("unused", _of("pieces", "unused"), ","),
+    ("chars/token", _of("characters_per_token"), ".3f"),
+    ("bytes/token", _of("bytes_per_token"), ".3f"),
+    ("unknown", lambda record: record["unknown"] / record["tokens"], ".3%"),
+    ("bytes", lambda record: record["byte_pieces"] / record["tokens"], ".3%"),
+    ("tokens", _of("tokens"), ","),
+]
 
 
 def text_of(record: dict) -> tuple[int, ...]:
@@ -124,16 +135,7 @@ def table(records: list[dict]) -> str:
 
 def tokenizers(reports: list[dict]) -> str:
     """One line for each tokenizer and corpus; those of one corpus and one date were measured on the same text."""
-    lines = [f"{'tokenizer':<28} {'valid side of':<22} {'pieces':>8} {'unused':>8} {'chars/token':>11}"]
-    lines[0] += f" {'bytes/token':>11} {'unknown':>8} {'bytes':>8} {'tokens':>12}"
-    for report in reports:
-        for corpus, n in report["valid"].items():
-            lines.append(
-                f"{report['tokenizer']:<28} {corpus:<22} {report['vocab_size']:8,} {report['pieces']['unused']:8,}"
-                f" {n['characters_per_token']:11.3f} {n['bytes_per_token']:11.3f} {n['unknown'] / n['tokens']:8.3%}"
-                f" {n['byte_pieces'] / n['tokens']:8.3%} {n['tokens']:12,}"
-            )
-    return "\n".join(lines)
+    return written(TOKENIZER, [{**one, "corpus": corpus, **n} for one in reports for corpus, n in one["valid"].items()])
 
 
 def main(argv: list[str] | None = None) -> None:

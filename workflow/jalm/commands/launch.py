@@ -23,7 +23,6 @@ FIRST_PORT, PORTS = 20000, 10000  # below those that systems hand out by themsel
 MEETING_TIME = 300  # seconds that the nodes wait for each other
 SAVING_TIME = 120  # seconds that processes have to save their state when they are told to end
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)  # passed on to the processes
-TRY_AGAIN = 75  # exit status, EX_TEMPFAIL of sysexits.h
 STARTED = "JALM_LAUNCH"  # set in the tasks that we start ourselves; SLURM_NODEID is also set in a batch script
 ON_CPU = "ACCELERATE_USE_CPU"  # set by who wants the CPU; accelerate reads it
 POLL = 1  # seconds between two looks for a free GPU
@@ -148,7 +147,9 @@ def start_processes(stage: list[str], nodes: int, processes: int) -> None:
             max(1, failure.exitcode),
         ) from None
     except SignalException as error:
-        raise LaunchError(f"told to stop by {error.sigval.name}; see above what {stage[0]} did", TRY_AGAIN) from None
+        raise LaunchError(
+            f"told to stop by {error.sigval.name}; see above what {stage[0]} did", os.EX_TEMPFAIL
+        ) from None
 
 
 def main(argv: list[str] | None = None) -> None:

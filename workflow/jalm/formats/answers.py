@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 LENGTH = 100  # tokens of a completion where neither who asks nor the folder says
 LOGITS = 2**26  # at once, where there is a choice
 BROKEN = "the model of {} gives NaN for probabilities; its training went wrong"
-WRITTEN = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that a byte-level tokenizer writes as Latin-1
-BYTES = {chr(byte): byte for byte in WRITTEN}
-BYTES |= {chr(256 + n): byte for n, byte in enumerate(sorted({*range(256)} - {*WRITTEN}))}
 
 
 class FolderError(Fault):
@@ -108,8 +105,12 @@ class Used:
         """A token for reading: its text, in which what is no whole character stays bytes."""
         text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
         name = self.tokenizer.convert_ids_to_tokens(token) or ""
-        if "\ufffd" in text and BYTES.keys() >= set(name):
-            return bytes(BYTES[character] for character in name).decode(errors="backslashreplace")
+        if "\ufffd" in text:
+            from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+            byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+            if byte_of.keys() >= set(name):
+                return bytes(byte_of[character] for character in name).decode(errors="backslashreplace")
         return text or name
 
     def said(self, before: list[int], new: list[int]) -> str:

@@ -19,7 +19,7 @@ LANGUAGES: dict[str, Say] = {"English": lambda english, _: english, "日本語":
 NAMES = {"gpt2": "GPT-2", "gpt_neo": "GPT-Neo", "llama": "Llama", "roberta": "RoBERTa", "bert": "BERT"}
 NAMES["modernbert"] = "ModernBERT"
 ON_THE_HUB = re.compile(  # licences that the Hub calls as SPDX does, in small letters
-    r"cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[34]\.0|cdla-(permissive-[12]|sharing-1)\.0|apache-2\.0|mit|bsd-[23]-clause|mpl-2\.0|isc|zlib"
+    r"cc0-1\.0|cc-by(-nc)?(-sa)?-[34]\.0|cc-by-nc-nd-[34]\.0|cc-by-nd-4\.0|cdla-(permissive-[12]|sharing-1)\.0|apache-2\.0|mit|bsd-[23]-clause|mpl-2\.0|isc|zlib"
     r"|[al]?gpl-3\.0|gpl-2\.0|lgpl-2\.1|ofl-1\.1|unlicense|wtfpl"
 )
 HUB = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?", re.ASCII)

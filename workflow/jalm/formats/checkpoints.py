@@ -125,7 +125,7 @@ def record(folder: Path, settings: dict, run: dict, say: Callable[[str], None]) 
     for name, value in run.items() if runs else ():
         if name != "from_step" and (last := runs[-1].get(name)) != value:
             say(f"{name} changed since this training was last run: {last} is now {value}")
-    _write(folder, settings | run | {"runs": [*runs, run]})
+    _write(folder, settings | {"runs": [*runs, run]})
 
 
 def _write(folder: Path, settings: dict) -> None:

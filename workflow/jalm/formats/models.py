@@ -111,7 +111,7 @@ def start_from(folder: str, architecture: str, sizes: dict, vocab_size: int, blo
     on_hub, name, revision = not Path(folder).is_dir(), folder, ""
     if on_hub:
         name, _, revision = folder.partition("@")
-        if not HUB_NAME.fullmatch(name):
+        if "/" not in name or not HUB_NAME.fullmatch(name):
             raise ModelError(
                 f"init_model is {folder!r}, but there is no such folder (seen from {Path.cwd()}); a name on the Hub is "
                 "OWNER/NAME or OWNER/NAME@REVISION"

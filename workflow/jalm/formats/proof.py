@@ -1,6 +1,5 @@
 """The proof of an exported folder: what it was compared with, and the digest of each of its files."""
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 
 from jalm import Fault
 from jalm.formats import outsider, tokenizer
+from jalm.formats.shards import digest
 
 CHECKED = 200  # documents that the exported tokenizer is compared on
 SEED = 0  # of what the pipeline draws
@@ -199,11 +199,7 @@ def check_pipeline(seen: dict[str, Any]) -> list[dict[str, Any]]:
 
 def digests(folder: Path, but: str = "") -> dict[str, str]:
     """SHA-256 of each file of a folder, by its path in it; `but` is one to leave out."""
-    made = {}
-    for path in filter(lambda path: path != folder / but, files(folder)):
-        with open(path, "rb") as file:
-            made[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return made
+    return {path.relative_to(folder).as_posix(): digest(path) for path in files(folder) if path != folder / but}
 
 
 def files(folder: Path) -> list[Path]:

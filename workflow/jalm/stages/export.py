@@ -35,7 +35,6 @@ PROMPTS = {  # what the card shows, and the pipeline is tried with
     "fill-mask": ["日本の首都は[MASK]である。", "京都は[MASK]の都市である。", "彼は毎朝、新聞を[MASK]。"],
 }
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "numpy")
-GRAPH_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class PromptError(Fault):
@@ -127,6 +126,7 @@ def versions(names: Iterable[str]) -> dict[str, str]:
 
 def provenance(args: argparse.Namespace, config: Export) -> dict[str, Any]:
     """What a model was made from, by what, and when."""
+    from jalm.formats import graph
     from jalm.formats.shards import digest
     from jalm.formats.tokenizer import read_exported
 
@@ -134,7 +134,8 @@ def provenance(args: argparse.Namespace, config: Export) -> dict[str, Any]:
     accounts, dumps = ({path.parent.name: read(path) for path in paths} for paths in (args.account, args.manifest))
     training, settings = read(args.model / "training.json"), read(args.model / "settings.json")
     sums = {"sha256": digest(args.spm), "vocab_size": read_exported(args.tokenizer).get_vocab_size()}
-    told = {key: settings[key] for key in ("recipe", "revision", "per_device_train_batch_size") if key in settings}
+    last = (settings.get("runs") or [{}])[-1]
+    told = {"recipe": settings.get("recipe"), "revision": last.get("revision"), "runs": settings.get("runs")}
     config_of = knobs_of(settings)
     for record in (training, config_of):
         if "init_model" in record:
@@ -144,7 +145,7 @@ def provenance(args: argparse.Namespace, config: Export) -> dict[str, Any]:
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "jalm": __version__,
         "revision": args.revision,
-        "versions": versions([*PACKAGES, *(GRAPH_PACKAGES if config.onnx else ())]),
+        "versions": versions([*PACKAGES, *(graph.NEEDED if config.onnx else ())]),
         "corpora": [
             {**entry, "dump": public_dump(dumps.get(entry["name"])), "account": accounts.get(entry["name"])}
             for entry in config.data
@@ -152,9 +153,13 @@ def provenance(args: argparse.Namespace, config: Export) -> dict[str, Any]:
         "dictionary": args.dictionary,
         **({"templates": {"name": args.templates.name, "sha256": digest(args.templates)}} if args.templates else {}),
         "tokenizer": {**sums, "sample": read(args.sample)},
-        "training": {**training, **told, **last_losses(args.model / "log.jsonl")},
+        "training": {
+            **training,
+            **{name: value for name, value in told.items() if value},
+            **last_losses(args.model / "log.jsonl"),
+        },
         "config": config_of,
-        "code": {"pretrain": digests_of(settings.get("code", "")), "export": digests_of(args.code)},
+        "code": {"pretrain": digests_of(last.get("code", "")), "export": digests_of(args.code)},
     }
 
 

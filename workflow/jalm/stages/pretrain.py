@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jalm import Fault, cli, slurm
-from jalm.config import Pretrain
+from jalm.config import Pretrain, multiples
 from jalm.formats import checkpoints, processes
 from jalm.formats.lock import Lock, locked
 from jalm.formats.shards import Mixture, Shards, digest
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from jalm.formats import batches
 
 END_MARGIN = 30  # seconds before the end of a Slurm job that are left when a training has saved its state
-TIME_IS_UP = "time is up"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # that tell a training to save and end
 RECIPE = 3  # raise it when what is learnt changes: the test of this number says when
 SHORT = {"cpu": 1e14, "cuda": 1e17}  # floating-point operations of a training that is over before compiling pays
@@ -64,7 +63,7 @@ class Stopped(Fault):
         requeue: whether a scheduler should start it again.
     """
 
-    status = 75  # EX_TEMPFAIL of sysexits.h, which schedulers can be told to start again (Slurm: RequeueExit)
+    status = os.EX_TEMPFAIL  # 75, which schedulers can be told to start again (Slurm: RequeueExit)
 
     def __init__(self, message: str, requeue: bool) -> None:
         super().__init__(message)
@@ -215,10 +214,9 @@ class Trainer:
         if total % processes:
             device = self.config.per_device_train_batch_size
             unit = math.lcm(processes, 1 if device == "auto" else device)  # which has to divide it too
-            near = sorted({max(unit, total // unit * unit), -(-total // unit) * unit})
             raise TrainingError(
                 f"global_batch_size {total} does not divide into {processes} processes; "
-                f"use {' or '.join(map(str, near))}, or another number of GPUs"
+                f"use {multiples(total, unit)}, or another number of GPUs"
             )
         rows = total // processes
         first = self.accelerator.process_index * rows
@@ -278,8 +276,8 @@ class Trainer:
 
     def _known_batch(self) -> int:
         """What `_largest_batch` found when this training was last run on the same devices, 0 if that is not known."""
-        last = (checkpoints.recorded(self.state).get("runs") or [{}])[-1]
-        same = all(last.get(name) == self.how[name] for name in ("device", "processes"))
+        last, how = (checkpoints.recorded(self.state).get("runs") or [{}])[-1], self.how
+        same = all(last.get(name) == how[name] for name in ("device", "processes"))
         return int(processes.smallest(last["per_device_train_batch_size"] if same else 0))
 
     def _largest_batch(self) -> int:
@@ -531,8 +529,8 @@ class Trainer:
         if self._validates(done + 1):  # where none was yet: a block of it costs less than one of a step
             blocks = sum(min(config.eval_blocks, shards.tokens // config.block_size) for shards in self.valid)
             needed += self.slowest_validation or seconds * blocks / config.global_batch_size
-        if time.monotonic() + needed > self.ends:
-            self.told_to_stop, self.requeue = self.told_to_stop or TIME_IS_UP, True
+        if not self.told_to_stop and time.monotonic() + needed > self.ends:
+            self.told_to_stop, self.requeue = "time is up", True
         wanted, requeue = processes.summed([bool(self.told_to_stop), self.requeue])
         self.requeue = bool(requeue)
         return (self.told_to_stop or "another process was told to stop") if wanted else ""
@@ -583,10 +581,8 @@ def _mixture(config: Pretrain, train: list[Shards], valid: list[Shards]) -> Mixt
             "by pin.tokenizer if it is of an older date"
         )
     mixture = Mixture(list(zip(train, config.corpora.values(), strict=True)), config.block_size, config.seed)
-    have = (
-        f"{sum(s.tokens for s in train):,} tokens of train, in the shares of corpora, have {mixture.blocks:,} blocks of"
-    )
-    have += f" block_size {config.block_size}"
+    tokens = sum(shards.tokens for shards in train)
+    have = f"{tokens:,} tokens of train, in the shares of corpora, have {mixture.blocks:,} blocks of block_size {config.block_size}"
     if mixture.blocks < 1:
         raise TrainingError(f"{have}; lower block_size, or take more text")
     if mixture.blocks < config.global_batch_size:
@@ -697,9 +693,7 @@ def train(
             cli.log.info("torch.compile: %s", f"no, {trainer.not_compiled}" if trainer.not_compiled else "yes")
         trainer.run(done)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(
-            error
-        ):  # as CPUs say it
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):  # a CPU's
             raise
         smaller = "set" if size == 1 else f"lower per_device_train_batch_size, now {size}, or set"
         raise TrainingError(

@@ -225,8 +225,9 @@ def equal(entry: "RepoFile | None", file: File) -> bool:
         return False
     if entry.lfs:
         return entry.lfs.sha256 == file.sha256
-    content = file.path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == entry.blob_id
+    from huggingface_hub.utils.sha import git_hash
+
+    return git_hash(file.path.read_bytes()) == entry.blob_id
 
 
 # ---- the Hub

@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     wakati = words.wakati(config.dictionary) if config.words else None
     count = 0
     with cli.writing(args.output) as (output,), documents.writing(output) as writer:
-        for document in cli.progress(documents.read(args.input), unit="documents"):
+        for document in cli.progress(documents.read(args.input), unit=" documents"):
             paragraphs = splitter.paragraphs(document["text"])
             count += sum(map(len, paragraphs))
             segmented = document | {"text": paragraphs}  # in the place of the text

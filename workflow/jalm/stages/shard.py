@@ -65,9 +65,9 @@ class Encoder:
         """
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-        self._cpus, self.forced = cpus, 0
-        proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.read(model))
-        self._spm = SentencePieceProcessor(model_proto=proto.SerializeToString())
+        self._cpus, self.forced, serialized = cpus, 0, tokenizer.read(model)
+        proto = sentencepiece_model_pb2.ModelProto.FromString(serialized)
+        self._spm = SentencePieceProcessor(model_proto=serialized)
         self.vocab_size: int = self._spm.get_piece_size()
         self._exported = tokenizer.read_exported(exported)
         if self._exported.get_vocab_size() != self.vocab_size:

@@ -11,7 +11,6 @@ import hashlib
 import heapq
 import io
 import json
-import logging
 import os
 import re
 import sys
@@ -31,7 +30,6 @@ from jalm.formats import documents, words
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-log = logging.getLogger("jalm")
 
 RECIPE = 2  # raise it when the pieces that come out change: the test of this number says when
 
@@ -120,7 +118,7 @@ def sample(
         names = [corpus for corpus in draws if draws[corpus] is draw]
         if all(taken[corpus] == there[corpus] for corpus in names):
             has = f"{' + '.join(names)}: {draw.bytes:,} bytes of text, where the sample has room for {draw.limit:,.0f}"
-            log.info("%s; all of it is in the sample, once", has)
+            cli.log.info("%s; all of it is in the sample, once", has)
     counts = {
         corpus: {"of_documents": there[corpus], "documents": taken[corpus], "bytes": sizes[corpus]} for corpus in draws
     }
@@ -276,13 +274,7 @@ def adopt(own: Path, lines: Iterator[str]) -> tuple[bytes, "Tokenizer", dict]:
     exported = tokenizer.build(model, normaliser.carried(given))
     compared = [f"{one}\n{two}" for one, two in islice(pairwise(filter(None, lines)), COMPARED)]  # line ends count too
     same = tokenizer.agreement(given, exported, compared)
-    cli.log.info(
-        "train_tokenizer: %s is cut as by %s on %s of %s pairs of lines",
-        "our form",
-        own,
-        f"{same:,}",
-        f"{len(compared):,}",
-    )
+    cli.log.info("train_tokenizer: %s of %s pairs of lines are cut as by %s", f"{same:,}", f"{len(compared):,}", own)
     return model, exported, {"own_model": own.name, "lines": len(compared), "same_lines": same}
 
 
@@ -352,8 +344,4 @@ def main(argv: list[str] | None = None) -> None:
         spm.write_bytes(model)
         exported.write_text(made.to_str(pretty=True), encoding="utf-8")  # of a full disk its own save tells otherwise
         told.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    cli.closing(
-        "train_tokenizer",
-        taken,
-        f"{made.get_vocab_size():,} pieces",
-    )
+    cli.closing("train_tokenizer", taken, f"{made.get_vocab_size():,} pieces")
